@@ -1,0 +1,72 @@
+"""The `jaxbp` command: a table of subcommands, each imported only when it is called for.
+
+Exit codes: 0 done, 1 the command's own "no" (a wrong gradient, say), 2 bad input, 130 interrupted. Bad
+input is an `InputError` anywhere below: it is printed as one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from jaxbp.layer import InputError
+
+COMMANDS = {
+    #  name       module:function(argv) -> exit code     what it does
+    "train": ("jaxbp.train.command:train", "train a network from a config and write a run folder"),
+    "evaluate": ("jaxbp.train.command:evaluate", "reload a run and report on its held-out data"),
+    "predict": ("jaxbp.train.command:predict", "run a trained network on new inputs"),
+    "runs": ("jaxbp.train.command:runs", "list the runs in a folder"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: the process's arguments) and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"jaxbp {import_module('jaxbp').__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    try:
+        if name not in COMMANDS:
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+        module, function = COMMANDS[name][0].split(":")
+        return getattr(_import(module), function)(rest)
+    except InputError as error:
+        print(f"jaxbp: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxbp: interrupted", file=sys.stderr)
+        return 130
+
+
+def _import(module: str):
+    """Import a subcommand's module, or say which extra it needs."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("jaxbp"):
+            raise
+        raise InputError(
+            f"this command needs the package {error.name!r}: pip install 'jaxbp[train]'"
+        ) from None
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: jaxbp COMMAND …\n\nBackpropagation written by hand in JAX, proven, and fast.\n\n"
+        f"{rows}\n\n'jaxbp COMMAND --help' shows the options of a command."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

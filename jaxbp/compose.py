@@ -1,0 +1,351 @@
+"""The chain rule, and the only place where gradients are multiplied through or added up.
+
+`Chain` multiplies along a path, `Residual` and `Branch` add over parallel paths, and `Stack` scans one
+body over stacked parameters. Combinators are layers, so they nest in each other freely; none of them
+knows a derivative of its own, except that of a sum (1 along every path) and of a concatenation (a
+slice for every path).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.layer import (
+    Eval,
+    Gather,
+    InputError,
+    Layer,
+    Mode,
+    PyTree,
+    Static,
+    inside,
+    output_shape,
+)
+
+
+def add_errors(*errors: PyTree) -> PyTree:
+    """`∂L/∂x = Σ_paths`: the errors that arrive over parallel paths, added leaf by leaf.
+
+    `None` (the error of an integer leaf, or of a path that does not exist) counts as zero.
+    """
+
+    def add(*parts: Any) -> Any:
+        present = [part for part in parts if part is not None]
+        return sum(present[1:], start=present[0]) if present else None
+
+    return jax.tree.map(add, *errors, is_leaf=lambda leaf: leaf is None)
+
+
+def _same_shapes(a: PyTree, b: PyTree) -> bool:
+    def describe(t: PyTree) -> Any:
+        return [(x.shape, x.dtype) for x in jax.tree.leaves(t)], jax.tree.structure(t)
+
+    return describe(a) == describe(b)
+
+
+def _shapes(tree: PyTree) -> str:
+    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree))
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Chain(Layer):
+    """`y = f_n(… f_2(f_1(x)))`. Parameters: a tuple, one entry a layer. Keeps what the layers keep.
+
+    One path leads through all layers, so the error is multiplied by each layer's Jacobian in turn,
+    from the last to the first: `∂L/∂h_{l-1} = (∂h_l/∂h_{l-1})ᵀ ∂L/∂h_l`. Going backwards, each product
+    is computed once, although the number of paths grows exponentially with depth.
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer):
+        object.__setattr__(self, "layers", _check_layers("Chain", layers))
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        params = []
+        for i, (layer, k) in enumerate(zip(self.layers, _keys(key, len(self.layers)), strict=True)):
+            with inside(f"Chain[{i}]"):
+                params.append(layer.init(k, x))
+                x = output_shape(layer, params[-1], x)
+        return tuple(params)
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        _check_params(self, params, len(self.layers))
+        saved = []
+        modes = mode.split(len(self.layers))
+        for i, (layer, p, m) in enumerate(zip(self.layers, params, modes, strict=True)):
+            with inside(f"Chain[{i}]"):
+                x, kept = layer.forward(p, x, m)
+            saved.append(kept)
+        return x, tuple(saved)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        gathered = []
+        for layer, p, s in reversed(list(zip(self.layers, params, saved, strict=True))):
+            g, dy = layer.backward(p, s, dy, gather)
+            gathered.append(g)
+        return tuple(reversed(gathered)), dy
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return tuple(layer.trainable(p) for layer, p in zip(self.layers, params, strict=True))
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        parts = zip(self.layers, params, saved, strict=True)
+        return tuple(layer.update_statistics(p, s) for layer, p, s in parts)
+
+
+@dataclass(frozen=True, repr=False)
+class Residual(Layer):
+    """`y = x + f(x)`, with `f = body`. Parameters and saved values are the body's.
+
+    Two paths lead from `x` to `y`: the skip, with derivative 1, and the body. Their errors add:
+    `∂L/∂x = ∂L/∂y + (∂f/∂x)ᵀ ∂L/∂y`. Raises `InputError` where `f` changes the shape or dtype.
+    """
+
+    body: Layer
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        with inside("Residual"):
+            params = self.body.init(key, x)
+            self._check(x, output_shape(self.body, params, x))
+        return params
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        with inside("Residual"):
+            y, saved = self.body.forward(params, x, mode)
+            self._check(x, y)
+        return jax.tree.map(jnp.add, x, y), saved
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        gathered, dx = self.body.backward(params, saved, dy, gather)
+        return gathered, add_errors(dy, dx)
+
+    def _check(self, x: PyTree, y: PyTree) -> None:
+        if not _same_shapes(x, y):
+            raise InputError(
+                f"the body must return what it takes, {_shapes(x)}, but returns {_shapes(y)}"
+            )
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return self.body.trainable(params)
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        return self.body.update_statistics(params, saved)
+
+
+class Merge(NamedTuple):
+    """`join(ys) -> (y, saved)` makes parallel outputs one; `part(saved, dy) -> dys` is its pull."""
+
+    join: Callable[[Sequence[Any]], tuple[Any, Any]]
+    part: Callable[[Any, Any], Sequence[Any]]
+
+
+def _join_sum(ys: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
+    if not all(_same_shapes(ys[0], y) for y in ys):
+        raise InputError(f"merge='sum' needs outputs of one shape, got {'; '.join(map(_shapes, ys))}")
+    return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *ys), Static(len(ys))
+
+
+def _join_concat(ys: Sequence[Any]) -> tuple[Any, Any]:
+    if len({y.shape[:-1] for y in ys}) > 1:
+        raise InputError(
+            "merge='concat' needs outputs that differ in the last axis only, got "
+            + "; ".join(map(_shapes, ys))
+        )
+    ends = np.cumsum([y.shape[-1] for y in ys])[:-1]
+    return jnp.concatenate(ys, axis=-1), Static(tuple(int(end) for end in ends))
+
+
+MERGES: dict[str, Merge] = {
+    "sum": Merge(_join_sum, lambda count, dy: (dy,) * count.value),
+    "concat": Merge(_join_concat, lambda ends, dy: jnp.split(dy, ends.value, axis=-1)),
+}
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Branch(Layer):
+    """Bodies side by side over the same `x`, merged by `"sum"` or `"concat"` (of the last axis).
+
+    Parameters: a tuple, one entry a body. `x` fans out into every body, so its error is the sum of
+    what comes back: `∂L/∂x = Σ_k (∂f_k/∂x)ᵀ ∂L/∂y_k`, where `∂L/∂y_k` is `∂L/∂y` itself for a sum, and
+    the body's own slice of it for a concatenation.
+    """
+
+    bodies: tuple[Layer, ...]
+    merge: str = "sum"
+
+    def __init__(self, *bodies: Layer, merge: str = "sum"):
+        if merge not in MERGES:
+            raise InputError(f"Branch: merge must be one of {', '.join(MERGES)}, got {merge!r}")
+        object.__setattr__(self, "bodies", _check_layers("Branch", bodies))
+        object.__setattr__(self, "merge", merge)
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        params = []
+        for i, (body, k) in enumerate(zip(self.bodies, _keys(key, len(self.bodies)), strict=True)):
+            with inside(f"Branch[{i}]"):
+                params.append(body.init(k, x))
+        output_shape(self, tuple(params), x)
+        return tuple(params)
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        _check_params(self, params, len(self.bodies))
+        ys, saved = [], []
+        modes = mode.split(len(self.bodies))
+        for i, (body, p, m) in enumerate(zip(self.bodies, params, modes, strict=True)):
+            with inside(f"Branch[{i}]"):
+                y, kept = body.forward(p, x, m)
+            ys.append(y)
+            saved.append(kept)
+        with inside("Branch"):
+            y, joined = MERGES[self.merge].join(ys)
+        return y, (tuple(saved), joined)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        kept, joined = saved
+        dys = MERGES[self.merge].part(joined, dy)
+        walks = [
+            body.backward(p, s, d, gather)
+            for body, p, s, d in zip(self.bodies, params, kept, dys, strict=True)
+        ]
+        return tuple(g for g, _ in walks), add_errors(*(dx for _, dx in walks))
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return tuple(body.trainable(p) for body, p in zip(self.bodies, params, strict=True))
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        parts = zip(self.bodies, params, saved[0], strict=True)
+        return tuple(body.update_statistics(p, s) for body, p, s in parts)
+
+
+@dataclass(frozen=True, repr=False)
+class Stack(Layer):
+    """`depth` copies of `body` in a row, each with parameters of its own, run as one `scan`.
+
+    Parameters: the body's, each leaf with a leading axis of length `depth`. The chain rule is that of
+    `Chain`, written once: the error is the carry of a scan that runs in reverse. The body is compiled
+    once, so compile time does not grow with depth; `unroll` puts that many copies in one turn of the
+    loop, for more speed and more to compile. Raises `InputError` where the body does not return what
+    it takes.
+    """
+
+    body: Layer
+    depth: int
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "unroll"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"Stack: {name} must be a positive integer, got {getattr(self, name)}")
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        def one(k: Any) -> PyTree:
+            return self.body.init(k, x)
+
+        with inside("Stack"):
+            params = jax.vmap(one)(jax.random.split(key, self.depth))
+            y = output_shape(self.body, jax.eval_shape(one, key), x)
+            if not _same_shapes(x, y):
+                raise InputError(
+                    f"the body must return what it takes, {_shapes(x)}, but returns {_shapes(y)}"
+                )
+        return params
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        def step(h: PyTree, part: Any) -> tuple[PyTree, PyTree]:
+            p, m = part
+            y, saved = self.body.forward(p, h, m)
+            if not _same_shapes(h, y):
+                raise InputError(
+                    f"the body must return what it takes, {_shapes(h)}, but returns {_shapes(y)}"
+                )
+            return y, saved
+
+        with inside("Stack"):
+            slices = (params, mode.stack(self.depth))
+            return jax.lax.scan(step, x, slices, length=self.depth, unroll=self.unroll)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        def step(d: PyTree, part: Any) -> tuple[PyTree, PyTree]:
+            p, s = part
+            gathered, dx = self.body.backward(p, s, d, gather)
+            return dx, gathered
+
+        dx, gathered = jax.lax.scan(
+            step, dy, (params, saved), length=self.depth, reverse=True, unroll=self.unroll
+        )
+        return gathered, dx
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return self.body.trainable(params)
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        return jax.vmap(self.body.update_statistics)(params, saved)
+
+
+@dataclass(frozen=True, repr=False)
+class Record(Layer):
+    """`body`, with everything that passes it in a walk: what checks and explanations are made of.
+
+    `map_leaves(Record, net)` gives the same network, whose `backward` gathers at every leaf a dict of
+    `x`, `y`, `dy`, `dx`, `saved` and `gradient` (what `gather` returned) instead of the gradient alone.
+    It works under `jit`, `vmap` and inside `Stack` like any other layer.
+    """
+
+    body: Layer
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        return self.body.init(key, x)
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        y, saved = self.body.forward(params, x, mode)
+        return y, (x, y, saved)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        x, y, kept = saved
+        gathered, dx = self.body.backward(params, kept, dy, gather)
+        return {"x": x, "y": y, "dy": dy, "dx": dx, "saved": kept, "gradient": gathered}, dx
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return self.body.trainable(params)
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        return self.body.update_statistics(params, saved[2])
+
+
+def _check_layers(name: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
+    if not layers:
+        raise InputError(f"{name}: expected at least one layer, got none")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            hint = " (did you forget the parentheses?)" if isinstance(layer, type) else ""
+            raise InputError(f"{name}: argument {i} is not a layer: {layer!r}{hint}")
+    return layers
+
+
+def _check_params(layer: Layer, params: Any, count: int) -> None:
+    if not isinstance(params, tuple | list) or len(params) != count:
+        got = f"{type(params).__name__} of {len(params)}" if hasattr(params, "__len__") else params
+        raise InputError(
+            f"{type(layer).__name__}: expected params as a tuple of {count}, one a part, got {got}"
+        )
+
+
+def _keys(key: Any, count: int) -> Any:
+    return jax.random.split(key, count)

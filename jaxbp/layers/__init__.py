@@ -1,0 +1,34 @@
+"""Leaf layers, one family a file: derivation, `forward`, `pull` and `gradient` side by side."""
+
+from jaxbp.layers.dense import Dense
+from jaxbp.layers.dropout import Dropout
+from jaxbp.layers.elementwise import (
+    ELU,
+    GELU,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
+from jaxbp.layers.shape import Flatten
+from jaxbp.layers.softmax import LogSoftmax, Softmax
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "LeakyReLU",
+    "LogSoftmax",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]

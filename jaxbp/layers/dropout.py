@@ -1,0 +1,50 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxbp.layer import Eval, InputError, Layer, Mode, Train, require_floating
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """Training: `y_i = m_i x_i / (1 - rate)` with `m_i` 0 with probability `rate`, else 1. Else `y = x`.
+
+    The mask does not depend on `x`, so `∂L/∂x_i = m_i/(1 - rate) · ∂L/∂y_i`: what was dropped gets no
+    error, and dividing by the share that is kept leaves the expectation of `y` at `x`. Keeps the mask,
+    one byte an entry; drawing it again from the key would cost more time than reading it. In
+    evaluation nothing is kept. Any shape.
+
+    Raises `InputError` for a rate outside [0, 1), and in training without a key.
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise InputError(f"Dropout: rate must be in [0, 1), got {self.rate}")
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        require_floating(x, f"{self}: x")
+        if not isinstance(mode, Train) or self.rate == 0:
+            return x, ()
+        if mode.key is None:
+            raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
+        mask = jax.random.bernoulli(mode.key, 1 - self.rate, x.shape)
+        return self._masked(mask, x), mask
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        return (dy if isinstance(saved, tuple) else self._masked(saved, dy)), ()
+
+    def _masked(self, mask: Array, x: Array) -> Array:
+        return jnp.where(mask, x / (1 - self.rate), 0)

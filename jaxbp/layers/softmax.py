@@ -1,0 +1,78 @@
+"""Softmax and its logarithm: layers whose outputs are coupled along one axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxbp.layer import Eval, InputError, Layer, Mode, require_floating
+from jaxbp.precision import wide
+
+
+def _check(layer: Any, x: Any) -> None:
+    require_floating(x, "x")
+    if not -x.ndim <= layer.axis < x.ndim:
+        raise InputError(f"{layer}: axis {layer.axis} does not exist in x of shape {list(x.shape)}")
+
+
+@dataclass(frozen=True, repr=False)
+class Softmax(Layer):
+    """`ŷ_i = e^{a_i} / Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `ŷ`.
+
+    Every output depends on every input, so an input's error is a sum over *all* outputs:
+
+        ∂ŷ_i/∂a_i = ŷ_i(1 - ŷ_i)       the path through the output's own numerator
+        ∂ŷ_k/∂a_i = -ŷ_k ŷ_i           the paths through the shared denominator
+        ∂L/∂a_i   = Σ_k ∂L/∂ŷ_k ∂ŷ_k/∂a_i = ŷ_i (∂L/∂ŷ_i - Σ_k ∂L/∂ŷ_k ŷ_k)
+
+    Dropping the second line is the slip of the lecture notes: with two outputs and squared error it
+    halves every gradient behind the softmax. Computed after subtracting the row's maximum, which
+    changes neither value nor derivative and keeps logits of any size finite.
+    """
+
+    axis: int = -1
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        _check(self, x)
+        y = jax.nn.softmax(x.astype(wide(x.dtype)), axis=self.axis).astype(x.dtype)
+        return y, y
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        y, d = saved.astype(wide(saved.dtype)), dy.astype(wide(dy.dtype))
+        shared = jnp.sum(d * y, axis=self.axis, keepdims=True)
+        return (y * (d - shared)).astype(dy.dtype), ()
+
+
+@dataclass(frozen=True, repr=False)
+class LogSoftmax(Layer):
+    """`z_i = a_i - log Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `z`.
+
+        ∂z_k/∂a_i = [k = i] - e^{z_i}
+        ∂L/∂a_i   = ∂L/∂z_i - e^{z_i} Σ_k ∂L/∂z_k
+
+    `e^{z}` is the softmax, so the output is all that is needed.
+    """
+
+    axis: int = -1
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        _check(self, x)
+        z = jax.nn.log_softmax(x.astype(wide(x.dtype)), axis=self.axis).astype(x.dtype)
+        return z, z
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], Any]:
+        z, d = saved.astype(wide(saved.dtype)), dy.astype(wide(dy.dtype))
+        total = jnp.sum(d, axis=self.axis, keepdims=True)
+        return (d - jnp.exp(z) * total).astype(dy.dtype), ()

@@ -1,0 +1,206 @@
+"""Losses: `forward(prediction, target) -> (value, saved)` and `backward(saved) -> ∂L/∂prediction`.
+
+A prediction is a vector along the last axis; leading axes count predictions. The loss of one
+prediction is a *sum* over its entries, as in the notes: no ½, no mean. `reduction` says what becomes of
+the losses of many: `"mean"` over the predictions (the default, so that a learning rate does not depend
+on the batch size), or their `"sum"`. Values are computed and returned in float32 at least.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxbp.layer import InputError, PyTree, require_floating
+from jaxbp.precision import wide
+
+
+class Loss(ABC):
+    """A function of `(prediction, target)` whose derivative by the prediction is written by hand."""
+
+    @abstractmethod
+    def forward(self, prediction: PyTree, target: Any) -> tuple[Float[Array, ""], PyTree]:
+        """`(value, saved)`."""
+
+    @abstractmethod
+    def backward(self, saved: PyTree) -> PyTree:
+        """`∂value/∂prediction`, in the prediction's shape and dtype."""
+
+    def __call__(self, prediction: PyTree, target: Any) -> Float[Array, ""]:
+        """The value alone."""
+        return self.forward(prediction, target)[0]
+
+    def __repr__(self) -> str:
+        own = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]  # pyright: ignore[reportArgumentType]
+        shown = ", ".join(f"{name}={value!r}" for name, value, default in own if value != default)
+        return f"{type(self).__name__}({shown})"
+
+
+def _check_reduction(loss: Any) -> None:
+    if loss.reduction not in ("mean", "sum"):
+        raise InputError(f"{loss}: reduction must be 'mean' or 'sum', got {loss.reduction!r}")
+
+
+def _share(reduction: str, shape: tuple[int, ...]) -> float:
+    """The weight of one prediction in the value: `1/N` for a mean over `N = Π shape`, 1 for a sum."""
+    return 1.0 / max(prod(shape), 1) if reduction == "mean" else 1.0
+
+
+def _check_pair(loss: Loss, prediction: Any, target: Any) -> Array:
+    """`target` as an array of the prediction's shape and wide dtype, or an `InputError`."""
+    require_floating(prediction, f"{loss}: prediction")
+    target = jnp.asarray(target)
+    if target.shape != prediction.shape:
+        raise InputError(
+            f"{loss}: expected a target of the prediction's shape {list(prediction.shape)}, "
+            f"got {list(target.shape)}"
+        )
+    return target.astype(wide(prediction.dtype))
+
+
+@dataclass(frozen=True, repr=False)
+class SquaredError(Loss):
+    """`L = Σ_i (y_i - ŷ_i)²` of a prediction `ŷ`: summed over its entries, no ½.
+
+    `∂L/∂ŷ_i = -2 (y_i - ŷ_i) = 2 (ŷ_i - y_i)`. Shapes `[..., outputs]` both; keeps the difference.
+    (`torch.nn.MSELoss()` also averages over the entries: it is this value divided by `outputs`.)
+    """
+
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+
+    def forward(
+        self, prediction: Float[Array, "*batch outputs"], target: Any
+    ) -> tuple[Float[Array, ""], PyTree]:
+        target = _check_pair(self, prediction, target)
+        difference = prediction.astype(target.dtype) - target
+        share = _share(self.reduction, prediction.shape[:-1])
+        return share * jnp.sum(difference * difference), difference.astype(prediction.dtype)
+
+    def backward(self, saved: PyTree) -> Float[Array, "*batch outputs"]:
+        return 2 * _share(self.reduction, saved.shape[:-1]) * saved
+
+
+@dataclass(frozen=True, repr=False)
+class SigmoidCrossEntropy(Loss):
+    """`L = -Σ_i y_i log ŷ_i + (1 - y_i) log(1 - ŷ_i)` with `ŷ = σ(a)`, taken from the logits `a`.
+
+    With `log σ(a) = -log(1 + e⁻ᵃ)`, each term is `max(a, 0) - a y + log(1 + e^{-|a|})`, which
+    overflows for no logit. The sigmoid's derivative `ŷ(1 - ŷ)` cancels against that of the logarithm:
+    `∂L/∂a_i = ŷ_i - y_i`. Shapes `[..., outputs]` both; keeps `∂L/∂a`. Raises
+    `InputError` for shapes that differ and, outside `jit`, for targets outside [0, 1].
+    (`torch.nn.BCEWithLogitsLoss()` also averages over the outputs.)
+    """
+
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+
+    def forward(
+        self, prediction: Float[Array, "*batch outputs"], target: Any
+    ) -> tuple[Float[Array, ""], PyTree]:
+        y = _check_pair(self, prediction, target)
+        _require_all((y >= 0) & (y <= 1), y, f"{self}: expected targets in [0, 1]")
+        a = prediction.astype(y.dtype)
+        terms = jnp.maximum(a, 0) - a * y + jnp.log1p(jnp.exp(-jnp.abs(a)))
+        share = _share(self.reduction, a.shape[:-1])
+        return share * jnp.sum(terms), (jax.nn.sigmoid(a) - y).astype(prediction.dtype)
+
+    def backward(self, saved: PyTree) -> Float[Array, "*batch outputs"]:
+        return _share(self.reduction, saved.shape[:-1]) * saved
+
+
+@dataclass(frozen=True, repr=False)
+class SoftmaxCrossEntropy(Loss):
+    """`L = -Σ_i y_i log ŷ_i` with `ŷ = softmax(a)`, taken from the logits `a: [..., classes]`.
+
+    With `log ŷ_i = a_i - log Σ_k e^{a_k}`, every logit has one path through its own term and one
+    through the logarithm of the sum, which every term contains:
+
+        ∂L/∂a_i = -y_i + (Σ_k y_k) ŷ_i        and, where Σ y = 1,  ŷ_i - y_i
+
+    `target` is integer labels `[...]`, or a distribution of the logits' shape (one-hot or soft; it
+    need not sum to 1). `label_smoothing = s` trains on `(1 - s) y + s/classes`. Labels equal to
+    `ignore` have no loss and no gradient, and a mean is taken over the others (0 if there are none).
+    Keeps `ŷ` and the target.
+
+    Raises `InputError` for shapes that do not fit and for labels outside `0 … classes - 1`; inside
+    `jit`, where labels cannot be seen, such a label makes value and gradient NaN. Finite for logits of
+    any finite size, since the row's maximum is subtracted first.
+    """
+
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    ignore: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"{self}: label_smoothing must be in [0, 1), got {self.label_smoothing}")
+
+    def forward(
+        self, prediction: Float[Array, "*batch classes"], target: Any
+    ) -> tuple[Float[Array, ""], PyTree]:
+        require_floating(prediction, f"{self}: prediction")
+        target = jnp.asarray(target)
+        weight = self._weight(prediction, target)
+        log_p = jax.nn.log_softmax(prediction.astype(weight.dtype), axis=-1)
+        y = self._distribution(log_p, target)
+        value = -jnp.sum(jnp.where(y == 0, 0, y * log_p) * weight)
+        return value, (jnp.exp(log_p).astype(prediction.dtype), target, weight)
+
+    def backward(self, saved: PyTree) -> Float[Array, "*batch classes"]:
+        p, target, weight = saved
+        wide_p = p.astype(weight.dtype)
+        y = self._distribution(wide_p, target)
+        da = weight * (jnp.sum(y, axis=-1, keepdims=True) * wide_p - y)
+        return da.astype(p.dtype)
+
+    def _distribution(self, like: Array, target: Array) -> Array:
+        """The target as a distribution over the classes in the last axis of `like`."""
+        classes = like.shape[-1]
+        if _is_labels(like, target):
+            y = jax.nn.one_hot(target, classes, dtype=like.dtype)
+        else:
+            y = target.astype(like.dtype)
+        return (1 - self.label_smoothing) * y + self.label_smoothing / classes
+
+    def _weight(self, a: Array, target: Array) -> Array:
+        """`[..., 1]`: what each prediction's loss is multiplied by in the value."""
+        dtype, classes = wide(a.dtype), a.shape[-1]
+        if not _is_labels(a, target):
+            if target.shape != a.shape:
+                raise InputError(
+                    f"{self}: expected integer labels of shape {list(a.shape[:-1])} or a distribution "
+                    f"of shape {list(a.shape)}, got {target.dtype}{list(target.shape)}"
+                )
+            return jnp.full((*a.shape[:-1], 1), _share(self.reduction, a.shape[:-1]), dtype)
+        counted = jnp.ones(target.shape, bool) if self.ignore is None else target != self.ignore
+        valid = ~counted | ((target >= 0) & (target < classes))
+        _require_all(valid, target, f"{self}: expected labels in 0 … {classes - 1}")
+        weight = counted.astype(dtype)
+        if self.reduction == "mean":
+            weight = weight / jnp.maximum(jnp.sum(weight), 1)
+        return jnp.where(valid, weight, jnp.nan)[..., None]
+
+
+def _is_labels(a: Array, target: Array) -> bool:
+    return jnp.issubdtype(target.dtype, jnp.integer) and target.shape == a.shape[:-1]
+
+
+def _require_all(valid: Array, values: Array, message: str) -> None:
+    """Outside `jit`, where values can be seen: raise unless all are valid."""
+    if not isinstance(valid, Tracer) and not bool(jnp.all(valid)):
+        wrong = values[~valid]
+        count = f"{wrong.size} of {values.size} are out of range"
+        raise InputError(f"{message}, got {wrong.reshape(-1)[0]} ({count})")

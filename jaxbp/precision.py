@@ -1,0 +1,42 @@
+"""Which dtype parameters are kept in, which one is computed in, and which one comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Dtypes of a layer; `None` means the dtype of the layer's input.
+
+    `params` is what `init` makes, `compute` what the products are taken in, `output` what is handed
+    on. Sums always run in float32 at least, and a parameter's gradient comes back in the parameter's
+    own dtype: `Precision("float32", "bfloat16", "bfloat16")` is mixed precision on a TPU or GPU.
+    """
+
+    params: Any = None
+    compute: Any = None
+    output: Any = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                object.__setattr__(self, field.name, jnp.dtype(value).name)
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype to accumulate in: float32 for anything narrower, else the dtype itself."""
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """`a @ b` over the last axis of `a` and the first of `b`, accumulated and returned wide."""
+    contract = (((a.ndim - 1,), (0,)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=wide(a.dtype))

@@ -1,0 +1,1 @@
+"""What surrounds a backward pass: steps and epochs, configs, data, the loop, checkpoints, reports."""

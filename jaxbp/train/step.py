@@ -1,0 +1,148 @@
+"""One step, one epoch, one sweep: the compiled programs around a hand-written backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train
+from jaxbp.losses import Loss
+
+SGD = optax.sgd(0.1)
+
+
+def value_and_grad(net: Layer, loss: Loss, gather: Gather | None = None) -> Callable[..., Any]:
+    """`fn(params, x, y, mode=Eval()) -> (value, grads)`: the two passes of backpropagation.
+
+    Like `jax.value_and_grad` of `loss(net(params, x), y)`, with the backward pass by hand. With a
+    `gather`, `grads` is whatever it returns at each leaf, in the shape of the layer tree.
+    """
+
+    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> tuple[Any, PyTree]:
+        value, grads, _ = _passes(net, loss, params, x, y, mode, gather)
+        return value, grads
+
+    return fn
+
+
+def _passes(
+    net: Layer,
+    loss: Loss,
+    params: PyTree,
+    x: PyTree,
+    y: Any,
+    mode: Mode,
+    gather: Gather | None = None,
+) -> tuple[Any, PyTree, PyTree]:
+    prediction, saved = net.forward(params, x, mode)
+    value, kept = loss.forward(prediction, y)
+    grads, _ = net.backward(params, saved, loss.backward(kept), gather)
+    return value, grads, saved
+
+
+def _update(net: Layer, loss: Loss, tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """The step itself, not compiled: `w := w - η ∂L/∂w` and `b := b - η ∂L/∂b` where `tx` is SGD."""
+
+    def update(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
+        value, grads, saved = _passes(net, loss, params, x, y, mode)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        updates = jax.tree.map(
+            lambda u, yes: u if yes else jnp.zeros_like(u), updates, net.trainable(params)
+        )
+        params = net.update_statistics(optax.apply_updates(params, updates), saved)
+        return params, opt_state, value
+
+    return update
+
+
+def make_step(
+    net: Layer, loss: Loss, tx: optax.GradientTransformation = SGD, *, donate: bool = True
+) -> Callable[..., Any]:
+    """`step(params, opt_state, x, y, mode=Train()) -> (params, opt_state, value)`, compiled.
+
+    `opt_state` starts as `tx.init(params)`. `params` and `opt_state` are donated: their buffers are
+    re-used for the result, so hold on to the returned ones only (`donate=False` keeps the arguments).
+    A net that draws (`Dropout`) needs `mode=Train(key)` with a fresh key a step.
+    """
+    update = _update(net, loss, tx)
+
+    def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode = Train()) -> Any:
+        return update(params, opt_state, x, y, mode)
+
+    return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+
+
+def epoch_function(
+    net: Layer, loss: Loss, tx: optax.GradientTransformation, batch_size: int, shuffle: bool = True
+) -> Callable[..., Any]:
+    """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`, not compiled.
+
+    What `make_epoch` compiles and `make_sweep` maps over members; `x` and `y` are the whole data set.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected a positive integer, got {batch_size}")
+    update = _update(net, loss, tx)
+
+    def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
+        count = _count(x, y)
+        if batch_size > count:
+            raise InputError(f"batch_size: expected at most the {count} examples, got {batch_size}")
+        shuffle_key, mode_key = jax.random.split(key)
+        order = jax.random.permutation(shuffle_key, count) if shuffle else jnp.arange(count)
+        steps, rest = divmod(count, batch_size)
+
+        def step(state: PyTree, part: Any) -> Any:
+            rows, k = part
+            batch_x, batch_y = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), (x, y))
+            *state, value = update(*state, batch_x, batch_y, Train(k))
+            return tuple(state), value
+
+        keys = jax.random.split(mode_key, steps + 1)
+        full = order[: steps * batch_size].reshape(steps, batch_size)
+        state, losses = jax.lax.scan(step, (params, opt_state), (full, keys[:-1]))
+        if rest:
+            state, last = step(state, (order[steps * batch_size :], keys[-1]))
+            losses = jnp.append(losses, last)
+        return *state, losses
+
+    return epoch
+
+
+def make_epoch(
+    net: Layer,
+    loss: Loss,
+    tx: optax.GradientTransformation = SGD,
+    batch_size: int = 32,
+    *,
+    shuffle: bool = True,
+    donate: bool = True,
+) -> Callable[..., Any]:
+    """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`: one compiled call.
+
+    Shuffling, gathering the batches and all steps run on the device as a `scan`; examples left over
+    by `batch_size` make a last, smaller step. `losses` has one entry a step. One compilation serves
+    all epochs. `params` and `opt_state` are donated, as in `make_step`.
+    """
+    epoch = epoch_function(net, loss, tx, batch_size, shuffle)
+    return jax.jit(epoch, donate_argnums=(0, 1) if donate else ())
+
+
+def batch_weights(count: int, batch_size: int) -> jax.Array:
+    """The share of the examples that each step of an epoch saw: weights for averaging its losses."""
+    sizes = [batch_size] * (count // batch_size)
+    sizes += [count % batch_size] if count % batch_size else []
+    return jnp.asarray(sizes) / count
+
+
+def _count(x: PyTree, y: Any) -> int:
+    """The number of examples, the same in every array."""
+    counts = [leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves((x, y))]
+    if len(set(counts)) != 1:
+        raise InputError(f"x and y: expected the same number of examples, got {counts}")
+    if not counts[0]:
+        raise InputError("x and y: expected at least one example, got none")
+    return counts[0]

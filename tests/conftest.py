@@ -1,0 +1,8 @@
+"""Strict while testing: float64 is available, dtypes and ranks do not promote, shapes are checked."""
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_platforms", "cpu")
