@@ -17,7 +17,7 @@ from rich.table import Table
 from jaxbp.layer import InputError
 from jaxbp.train import report
 from jaxbp.train.checkpoint import Checkpoints, load_params, save_params
-from jaxbp.train.config import DEFAULT, Config, find_config, named, read_config, same_run
+from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.train.files import read_arrays
 from jaxbp.train.flags import override
 from jaxbp.train.loop import State, prove_gradient, start, why
@@ -53,7 +53,7 @@ def configure(argv: list[str]) -> tuple[Config, bool]:
     """The config that the arguments ask for, and whether to resume."""
     argument = argv.pop(0) if argv and not argv[0].startswith("-") else None
     path = find_config(argument)
-    base = read_config(path) if path else named(Config(), DEFAULT)
+    base = read_config(path) if path else DIGITS_MLP
     return override(base, argv, str(path) if path else "")
 
 

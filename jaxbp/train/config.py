@@ -2,7 +2,6 @@
 
 Five sections and a sweep. `data`, `model` and `optimizer` are one struct a kind, chosen by their `name`
 out of a registry (`DATA`, `MODELS`, `OPTIMIZERS`), so that each kind has its own fields and no others.
-The defaults are those of `configs/digits_mlp.toml`.
 """
 
 from __future__ import annotations
@@ -109,6 +108,14 @@ class Config(Section, frozen=True, kw_only=True):
         return to_toml(self.sections())
 
 
+# What `jaxbp train` trains without a CONFIG; the same as configs/digits_mlp.toml, which may not be there.
+DIGITS_MLP = Config(
+    model=MLP(dropout=0.4),
+    optimizer=SGD(learning_rate=0.3),
+    train=TrainConfig(epochs=100),
+    run=Run(name=DEFAULT),
+)
+
 SECTIONS: dict[str, type[Section]] = {
     "data": Data,
     "model": Model,
@@ -140,7 +147,7 @@ def _check(config: Config, origin: Origin) -> None:
     output, loss = getattr(config.model, "output", "logits"), config.train.loss
     if output != "logits" and loss != "squared_error":
         raise InputError(
-            f'{origin("model.output")}: expected "logits" with train.loss = "{loss}", which applies its own, '
+            f'{origin("model.output")}: expected "logits", since train.loss = "{loss}" applies its own, '
             f'got "{output}"'
         )
     if config.optimizer.warmup > config.train.epochs:
@@ -180,7 +187,7 @@ def named(config: Config, name: str) -> Config:
 def find_config(argument: str | None) -> Path | None:
     """The file of a CONFIG argument: a path, or the name of one in `configs/`.
 
-    None for the default config where there is no such file: the structs' own defaults are the same.
+    None for the default config where there is no such file: `DIGITS_MLP` is the same.
     """
     if argument is None:
         path = Path("configs") / f"{DEFAULT}.toml"

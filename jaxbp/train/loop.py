@@ -60,8 +60,8 @@ def prove_gradient(config: Config, task: Task, params: PyTree) -> tuple[str, flo
     name, error = worst(proof.errors)
     if not error <= PROOF_LIMIT:
         raise InputError(
-            f"the gradient by hand of {name} differs from jax.grad's by {error:.1e} of its largest entry, "
-            f"expected at most {PROOF_LIMIT:g} (--train.no-prove trains all the same)"
+            f"the gradient by hand of {name} differs from jax.grad's by {error:.1e} of its largest "
+            f"entry, expected at most {PROOF_LIMIT:g} (--train.no-prove trains all the same)"
         )
     return name, error
 

@@ -18,7 +18,7 @@ class Reporter:
     """Progress through epochs `first … last`."""
 
     def __init__(self, console: Console, first: int, last: int):
-        self.console, self.last = console, last
+        self.console, self.first, self.last = console, first, last
         self.lines, self.bar, self.task = set(milestones(first, last)), None, None
         self.width = len(str(last))
         self.time = time.perf_counter()
@@ -38,30 +38,31 @@ class Reporter:
             f"loss {record['loss']:<9.4g} accuracy {record['test_accuracy']:6.1%} "
             f"{record['examples_per_second']:>9,.0f} ex/s"
         )
-        self._show(record["epoch"], text, record["seconds"])
+        self._show(record["epoch"], text)
 
     def members(self, number: int, scores: np.ndarray) -> None:
-        """Show an epoch of a sweep: the spread over its members `[members, (loss, test_loss, accuracy)]`."""
+        """Show an epoch of a sweep; `scores: [members, (loss, test_loss, accuracy)]`."""
         loss, accuracy = scores[:, 0], scores[:, 2]
         text = (
             f"loss {np.nanmin(loss):.4g} to {np.nanmax(loss):.4g}, "
             f"accuracy {accuracy.min():.1%} to {accuracy.max():.1%}"
         )
-        self._show(number, text, self.clock())
+        self._show(number, text)
 
-    def clock(self) -> float:
-        """Seconds since the last call."""
-        before, self.time = self.time, time.perf_counter()
-        return self.time - before
-
-    def _show(self, number: int, text: str, seconds: float) -> None:
+    def _show(self, number: int, text: str) -> None:
+        if number == self.first:
+            self.time = time.perf_counter()
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=number, text=text)
         elif number in self.lines:
-            left = (self.last - number) * seconds
-            self.console.print(
-                f"epoch {number:>{self.width}}/{self.last}  {text}  {left:.0f} s left", highlight=False
+            left = (
+                f"  {(self.last - number) * self._pace(number):.0f} s left" if number > self.first else ""
             )
+            self.console.print(f"epoch {number:>{self.width}}/{self.last}  {text}{left}", highlight=False)
+
+    def _pace(self, number: int) -> float:
+        """Seconds an epoch, the first left out: it is slower, for once."""
+        return (time.perf_counter() - self.time) / (number - self.first)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 
 from jaxbp.layer import InputError, PyTree
@@ -32,15 +33,18 @@ def claim(config: Config, resume: bool) -> Path:
             raise InputError(f"{path}: exists and is not a run folder; choose another --run.name")
         if not config.run.overwrite:
             raise InputError(
-                f"{path}: this run folder already exists; choose another --run.name, go on with it (--resume) "
-                "or replace it (--run.overwrite)"
+                f"{path}: this run folder already exists; choose another --run.name, go on with it "
+                "(--resume) or replace it (--run.overwrite)"
             )
         shutil.rmtree(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from None
-    write(path / "config.toml", config.to_toml())
+    kept = msgspec.structs.replace(
+        config.run, overwrite=False
+    )  # a wish for this once, not for a next run
+    write(path / "config.toml", msgspec.structs.replace(config, run=kept).to_toml())
     return path
 
 
