@@ -111,10 +111,10 @@ class Notes(Data, frozen=True, kw_only=True):
     """which data set"""
 
     def load(self) -> Dataset:
-        x, y = np.float32([[2, 5, 3, 3]]), np.float32([[1, 0]])
+        x, y = np.asarray([[2, 5, 3, 3]], np.float32), np.asarray([[1, 0]], np.float32)
         w1 = [[0.1, 0.3, 0.8, -0.4], [-0.3, -0.2, 0.5, 0.5], [-0.3, 0.0, 0.5, 0.4], [0.2, 0.5, -0.9, 0.7]]
         w2 = [[0.5, 0.8, 0.2, 0.4], [0.5, 0.2, 0.3, -0.5]]
-        dense = [{"w": np.float32(w).T, "b": np.zeros(len(w), np.float32)} for w in (w1, w2)]
+        dense = [{"w": np.asarray(w, np.float32).T, "b": np.zeros(len(w), np.float32)} for w in (w1, w2)]
         return Dataset(
             "notes", x, y, x, y, 2, ("1", "2"), held_out=False, start=(dense[0], (), dense[1], ())
         )
@@ -139,24 +139,17 @@ class Mnist(Data, frozen=True, kw_only=True):
             ]
             arrays, where = [read_idx(file) for file in files], [str(file) for file in files]
         x, y, test_x, test_y = arrays
-        parts = []
-        for images, labels, at, labels_at in ((x, y, *where[:2]), (test_x, test_y, *where[2:])):
-            if images.ndim != 3:
-                raise InputError(
-                    f"{at}: expected images of shape [n, height, width], got {list(images.shape)}"
-                )
-            parts += [
-                numbers(images, at)[..., None] / np.float32(255),
-                check_labels(labels, len(images), labels_at),
-            ]
-        outputs = int(parts[1].max()) + 1
-        check_labels(parts[3], len(parts[2]), where[3], outputs)
-        if parts[0].shape[1:] != parts[2].shape[1:]:
+        x, test_x = _images(x, where[0]), _images(test_x, where[2])
+        y = check_labels(y, len(x), where[1])
+        outputs = int(y.max()) + 1
+        test_y = check_labels(test_y, len(test_x), where[3], outputs)
+        if x.shape[1:] != test_x.shape[1:]:
             raise InputError(
-                f"{where[2]}: expected images of {list(parts[0].shape[1:3])} pixels as in training, "
-                f"got {list(parts[2].shape[1:3])}"
+                f"{where[2]}: expected images of {list(x.shape[1:3])} pixels as in training, "
+                f"got {list(test_x.shape[1:3])}"
             )
-        return Dataset("mnist", *parts, outputs, tuple(map(str, range(outputs))), divide=255.0)
+        names = tuple(map(str, range(outputs)))
+        return Dataset("mnist", x, y, test_x, test_y, outputs, names, divide=255.0)
 
 
 class File(Data, frozen=True, kw_only=True):
@@ -250,6 +243,13 @@ def check_labels(labels: np.ndarray, count: int, what: str, outputs: int | None 
         limit = "integer labels from 0" if outputs is None else f"labels in 0 … {outputs - 1}"
         raise InputError(f"{what}: expected {limit}, got {values[row]:g} in row {row}")
     return labels.astype(np.int32)
+
+
+def _images(images: np.ndarray, what: str) -> np.ndarray:
+    """Bytes `[n, height, width]` as float32 `[n, height, width, 1]` in [0, 1]."""
+    if images.ndim != 3:
+        raise InputError(f"{what}: expected images of shape [n, height, width], got {list(images.shape)}")
+    return numbers(images, what)[..., None] / np.float32(255)
 
 
 def _idx(folder: Path, part: str, kind: str) -> Path:

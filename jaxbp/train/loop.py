@@ -98,7 +98,7 @@ def train(
     _, key = keys(config.train.seed)
     seconds, steady, reason = 0.0, [], "epochs"
     try:
-        run = make_epoch(
+        run: Any = make_epoch(
             task.net, task.loss, tx, task.batch_size, shuffle=config.train.shuffle, donate=False
         )
         epoch = run.lower(state.params, state.opt_state, x, y, key).compile()

@@ -11,7 +11,7 @@ import numpy as np
 
 INK, GREY = "#222222", "#8a8a8a"
 TRAIN, TEST = "#1f5fa8", "#d1622b"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
@@ -68,9 +68,13 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str, held_
             _plain_log_ticks(left)
         last = history[-1]["test_accuracy"]
         lowest = min(min(r["accuracy"], r["test_accuracy"]) for r in history)
-        right.set_ylim(max(lowest - 0.05, -0.02), 1.02)
-        right.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}" if v <= 1 else "")
+        right.set_ylim(min(max(lowest - 0.05, -0.02), 0.9), 1.01)
+        right.yaxis.set_major_formatter(_percent)
         right.set_title(f"{last:.1%} at the end", loc="right", color=TEST if held_out else TRAIN)
+
+
+def _percent(value: float, _: Any) -> str:
+    return f"{100 * value:g}%" if value <= 1 else ""
 
 
 def _plain_log_ticks(axes: Any) -> None:
@@ -132,7 +136,7 @@ def draw_sweep(
             _plain_log_ticks(left)
         left.set_title("Training loss")
         right.set_title("Held-out accuracy")
-        right.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}" if v <= 1 else "")
+        right.yaxis.set_major_formatter(_percent)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.margins(x=0.02)

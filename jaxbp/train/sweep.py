@@ -30,7 +30,7 @@ def make_sweep(
     *,
     shuffle: bool = True,
     donate: bool = True,
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Callable[..., Any], Any]:
     """`(start, epoch)` for an ensemble that trains in one compiled call an epoch.
 
     `start(keys, learning_rates, x) -> (params, opt_state)` makes one member for every key and rate
@@ -43,7 +43,7 @@ def make_sweep(
 
     def member(key: Any, learning_rate: Any, x: Any) -> tuple[PyTree, PyTree]:
         params = net.init(key, x)
-        state = tx.init(params)
+        state: Any = tx.init(params)
         rate = learning_rate.astype(state.hyperparams["learning_rate"].dtype)
         return params, state._replace(hyperparams=state.hyperparams | {"learning_rate": rate})
 
@@ -111,7 +111,7 @@ def run_sweep(
         right = jnp.argmax(prediction, axis=-1) == labels(test_y)
         return jnp.stack([task.loss(prediction, test_y), jnp.mean(right, dtype=jnp.float32)])
 
-    params, opt_state = start(init, np.float32([rate for _, rate in members]), task.like())
+    params, opt_state = start(init, jnp.asarray([rate for _, rate in members], jnp.float32), task.like())
     weights = np.asarray(batch_weights(len(x), task.batch_size))
     history, seconds, reason = [], 0.0, "epochs"
     fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
