@@ -73,8 +73,10 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
                     f"train.epochs: expected more than the {state.epoch} epochs already done, "
                     f"got {config.train.epochs}"
                 )
-        metrics = report.Metrics(path / "metrics.jsonl", state.epoch)
-        with reporter(out, state.epoch + 1, config.train.epochs) as progress:
+        with (
+            report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
+            reporter(out, state.epoch + 1, config.train.epochs) as progress,
+        ):
 
             def on_epoch(state: State, record: dict[str, Any]) -> None:
                 metrics.add(record)
@@ -84,7 +86,6 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
                     checkpoints.save(state)
 
             outcome = run_loop(config, task, state, tx, on_epoch=on_epoch)
-        metrics.close()
         if outcome.state.epoch:
             checkpoints.save(outcome.state)
     summary = report.finish(path, config, task, outcome, metrics.records, proof)
@@ -133,8 +134,10 @@ def _sweep(config: Config, task: Task, out: Console) -> int:
     out.print(f"sweep     {count} members in one compiled step")
     proof = _prove(config, task, state, out) if config.train.prove else None
     path = report.claim(config, resume=False)
-    metrics = report.Metrics(path / "metrics.jsonl")
-    with reporter(out, 1, config.train.epochs) as progress:
+    with (
+        report.Metrics(path / "metrics.jsonl") as metrics,
+        reporter(out, 1, config.train.epochs) as progress,
+    ):
 
         def on_epoch(number: int, scores: np.ndarray) -> None:
             columns = dict(zip(("loss", "test_loss", "test_accuracy"), scores.T.tolist(), strict=True))
@@ -142,7 +145,6 @@ def _sweep(config: Config, task: Task, out: Console) -> int:
             progress.members(number, scores)
 
         outcome = run_sweep(config, task, on_epoch)
-    metrics.close()
     best = outcome.best
     save_params(path / "params.safetensors", outcome.member(best))
     draw_sweep(path / "curves.png", outcome.history, outcome.members, config.run.name)
@@ -225,7 +227,7 @@ def predict(argv: Sequence[str]) -> int:
     task, params = _reload(given.run)
     (raw,) = read_arrays(Path(given.file))
     x = task.data.inputs(raw, given.file)
-    prediction = np.asarray(task.net(params, x), np.float64)
+    prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
     p = probabilities(prediction)
     best = p.argmax(axis=-1)
     names = task.data.classes or tuple(map(str, range(task.data.outputs)))

@@ -60,10 +60,10 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"{path}: expected a .csv, .npy or .npz file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return [loaded]
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return [loaded]
             wanted = names or (loaded.files if len(loaded.files) == 1 else ("x",))
             for name in wanted:
                 if name not in loaded.files:

@@ -76,6 +76,10 @@ def _explain(config: Config, argv: Sequence[str]) -> None:
         field = _flag(token)
         if not token.startswith("--"):
             raise InputError(f"{token}: expected a flag such as --train.epochs 40 (CONFIG comes first)")
+        section, _, name = field.partition(".")
+        if section in SECTIONS and name and field not in known:
+            kinds = names(type(getattr(config, section)))
+            raise InputError(unknown(f"--{field}", "flag", name, kinds))
         if field not in known:
             raise InputError(unknown(f"--{field}", "flag", field, known))
         kind = known[field]

@@ -149,7 +149,7 @@ def by_rate(outcome: SweepOutcome) -> list[tuple[float, float, float, int]]:
 def member_records(outcome: SweepOutcome) -> list[dict[str, Any]]:
     """One plain record a member; `None` where a loss is not finite."""
 
-    def finite(value: float) -> float | None:
+    def finite(value: Any) -> float | None:
         return float(value) if np.isfinite(value) else None
 
     rows = zip(outcome.members, outcome.history[:, -1], strict=True)
