@@ -32,7 +32,8 @@ INTERRUPTED = 130
 
 def console() -> Console:
     """Where results go; made per call, so that a redirected stdout is respected."""
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    width = None if sys.stdout.isatty() else 120
+    return Console(file=sys.stdout, soft_wrap=True, highlight=False, width=width)
 
 
 # --- train ------------------------------------------------------------------------------------------
@@ -270,7 +271,13 @@ def _run_row(path: Path) -> list[str]:
     try:
         s = json.loads(path.read_text(encoding="utf-8"))
         numbers = f"{s['test_accuracy']:.2%}", f"{s['test_loss']:.4g}", str(s["epochs"])
-        return [*numbers, s["stopped"], f"{s['parameters']:,}", f"{s['seconds']:.1f}", s["device"]]
+        return [
+            *numbers,
+            s["stopped"].split(":")[0],
+            f"{s['parameters']:,}",
+            f"{s['seconds']:.1f}",
+            s["device"],
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return ["–", "–", "–", "no summary", "–", "–", "–"]
 
