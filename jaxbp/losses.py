@@ -154,10 +154,14 @@ class SoftmaxCrossEntropy(Loss):
         require_floating(prediction, f"{self}: prediction")
         target = jnp.asarray(target)
         weight = self._weight(prediction, target)
-        log_p = jax.nn.log_softmax(prediction.astype(weight.dtype), axis=-1)
-        y = self._distribution(log_p, target)
+        a = prediction.astype(weight.dtype)
+        a = a - jnp.max(a, axis=-1, keepdims=True)
+        e = jnp.exp(a)  # taken once, for the value and for ŷ
+        total = jnp.sum(e, axis=-1, keepdims=True)
+        log_p, p = a - jnp.log(total), e / total
+        y = self._distribution(p, target)
         value = -jnp.sum(jnp.where(y == 0, 0, y * log_p) * weight)
-        return value, (jnp.exp(log_p).astype(prediction.dtype), target, weight)
+        return value, (p.astype(prediction.dtype), target, weight)
 
     def backward(self, saved: PyTree) -> Float[Array, "*batch classes"]:
         p, target, weight = saved
