@@ -83,16 +83,14 @@ class Window:
             yield lax.slice(x_padded, (0, *first, 0), (n, *last, channels), strides)
 
     def unlook(self, parts: Iterator[Array]) -> Array:
-        """The transpose of `padded` and `looks`: `dx[n, i, c] = Σ_k part_k[n, o, c]`, `s o + d k - p = i`.
+        """`dx[n,i,c] = Σ_{(o,k): s o + d k - p = i} part_k[n,o,c]`: the transpose of `padded`, `looks`.
 
         Each part is spread to its stride and put where its tap looked, and the parts are added.
         """
         total: Any = None
         for tap, part in zip(product(*map(range, self.taps)), parts, strict=True):
             config = [(0, 0, 0)]
-            axes = zip(
-                tap, self.size, self.stride, self.dilation, self.padding, self.count, strict=True
-            )
+            axes = zip(tap, self.size, self.stride, self.dilation, self.padding, self.count, strict=True)
             for k, size, s, d, (before, _), count in axes:
                 low = d * k - before
                 config.append((low, size - (low + s * (count - 1) + 1), s - 1))
