@@ -2,6 +2,7 @@
 
 from jaxbp.bridge import Auto, as_function
 from jaxbp.compose import Branch, Chain, Residual, Stack
+from jaxbp.graph import Add, Concat, Graph
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
 from jaxbp.layers import (
     ELU,
@@ -37,11 +38,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ELU",
     "GELU",
+    "Add",
     "Auto",
     "AvgPool",
     "BatchNorm",
     "Branch",
     "Chain",
+    "Concat",
     "Conv",
     "ConvTranspose",
     "Dense",
@@ -49,6 +52,7 @@ __all__ = [
     "Eval",
     "Flatten",
     "GlobalAvgPool",
+    "Graph",
     "GroupNorm",
     "Identity",
     "InputError",
