@@ -18,6 +18,8 @@ from jaxbp.layers import (
     GlobalAvgPool,
     MaxPool,
     ReLU,
+    Sigmoid,
+    Softmax,
 )
 
 
@@ -98,6 +100,7 @@ def resnet(
     *,
     blocks: int = 1,
     widths: Sequence[int] = (16, 32, 64),
+    dropout: float = 0.0,
     momentum: float = 0.9,
 ) -> Chain:
     """The residual network for small images, `[n, height, width, channels] -> [n, classes]`.
@@ -107,7 +110,8 @@ def resnet(
     block; then the mean over all positions and a dense layer. Depth is `2 · blocks · len(widths) + 2`:
     `blocks=3` is ResNet-20. Where a block changes the shape, its skip is a 1×1 convolution with
     BatchNorm (option B of He et al. 2016). The blocks of a stage that do not are one `Stack`, compiled
-    once. `momentum` is that of the running statistics.
+    once. With `dropout > 0`, the last layer is preceded by `Dropout(dropout)`; `momentum` is that of the
+    running statistics.
     """
     if blocks < 1 or not widths:
         raise InputError(f"resnet: expected blocks ≥ 1 and at least one width, got {blocks}, {widths}")
@@ -128,7 +132,8 @@ def resnet(
             same -= 1
         if same:
             layers.append(Stack(Chain(Residual(body(width)), ReLU()), same))
-    return Chain(*layers, GlobalAvgPool(), Dense(classes))
+    drop = [Dropout(dropout)] if dropout else []
+    return Chain(*layers, GlobalAvgPool(), *drop, Dense(classes))
 
 
 def autoencoder(*features: int, outputs: int, activation: Layer = ReLU()) -> Chain:

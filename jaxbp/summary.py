@@ -151,7 +151,7 @@ def _is_record(tree: Any) -> bool:
 
 
 def _row(layer: Layer, path: str, copies: tuple[int, ...], record: dict[str, Any]) -> Row:
-    """Figures of one leaf from what passed it; inside a `Stack` every array has leading axes of copies."""
+    """Figures of one leaf from what passed it; inside a `Stack` arrays have leading axes of copies."""
 
     def one(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(copies) :], a.dtype), tree)
