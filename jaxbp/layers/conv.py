@@ -28,6 +28,7 @@ With `groups = G`, channels and features fall into `G` blocks, and block `g` of 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -181,8 +182,13 @@ class _Convolution(Layer):
     def _dilations(self) -> tuple[int, ...]:
         return per_axis(self.dilation, self._axes, f"{type(self).__name__}: dilation")
 
+    @abstractmethod
+    def _window(self, x: Any) -> Window:
+        """The windows over the larger side: `Conv`'s input, `ConvTranspose`'s output."""
+
     def init(self, key: Any, x: Any) -> Any:
         self._check(x)
+        self._window(x)
         dtype = self.precision.params or x.dtype
         shape = (*self._taps, x.shape[-1] // self.groups, self.features)
         w = initializer(self.initializer)(key, shape, dtype)
@@ -283,11 +289,6 @@ class Conv(_Convolution):
         dw = kernel_error(self._flat(x), self._flat(delta), self._window(x), self.groups)
         return self._grads(params, dw, delta)
 
-    def init(self, key: Any, x: Any) -> Any:
-        params = super().init(key, x)
-        self._window(x)
-        return params
-
     def _window(self, x: Any) -> Window:
         return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
 
@@ -348,11 +349,6 @@ class ConvTranspose(_Convolution):
         x, _ = saved
         dw = kernel_error(self._flat(delta), self._flat(x), self._window(x), self.groups)
         return self._grads(params, swap_channels(dw, self.groups), delta)
-
-    def init(self, key: Any, x: Any) -> Any:
-        params = super().init(key, x)
-        self._window(x)
-        return params
 
     def _window(self, x: Any) -> Window:
         """The windows of the convolution whose pull this is: over the *output*'s positions."""
