@@ -56,10 +56,9 @@ def test_windows_look_where_the_relation_says(size, taps, stride, dilation, padd
     (p, _), (count,) = win.padding[0], win.count
     at = stride * np.arange(count) - p + dilation * np.arange(taps)[:, None]
     x = np.arange(1.0, size + 1)
+    looks = win.looks(win.padded(jnp.asarray(x.reshape(1, size, 1))))
     expected = np.where((at >= 0) & (at < size), x[np.clip(at, 0, size - 1)], 0)
-    got = np.stack(
-        [np.asarray(look)[0, :, 0] for look in win.looks(win.padded(jnp.asarray(x.reshape(1, size, 1))))]
-    )
+    got = np.stack([np.asarray(look)[0, :, 0] for look in looks])
     np.testing.assert_array_equal(got, expected)
 
 
