@@ -17,7 +17,9 @@ def test_the_code_of_the_readme_runs(page: str, capsys: pytest.CaptureFixture) -
     assert blocks
     indent = re.match(r" *", blocks[0]).group()
     program = "\n".join(re.sub(f"^{indent}", "", block, flags=re.M) for block in blocks)
-    imports = "from dataclasses import dataclass\nimport jax.numpy as jnp\nfrom jaxbp import Eval, Layer\n"
+    imports = (
+        "from dataclasses import dataclass\nimport jax.numpy as jnp\nfrom jaxbp import Eval, Layer\n"
+    )
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(imports + program, page, "exec"), {"__name__": "readme"})
     expected = re.findall(r"# prints (.*)", program)
