@@ -1,6 +1,6 @@
-"""Weights in and out: from and to a PyTorch `state_dict` and Flax variables.
+"""Weights in and out: safetensors files, PyTorch `state_dict`s and Flax variables.
 
-The two libraries name a layer's arrays and order their axes in their own ways; a row of `TABLE` says how,
+PyTorch and Flax name a layer's arrays and order their axes in their own ways; a row of `TABLE` says how,
 for a layer that both have. Which of their modules belongs to which layer is decided by order: the k-th
 module with weights is the k-th leaf layer with parameters, in forward order, unless `modules` names them.
 A `Stack` of depth `d` stands for `d` modules of each of its layers in a row, one copy after another.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -357,3 +358,55 @@ def _write(
                 array = _rows(array, slot, into=False)
             written[name][rule.theirs] = np.ascontiguousarray(rule.write(array, slot.layer))
     return written
+
+
+# --- safetensors --------------------------------------------------------------------------------------
+
+
+def path_name(path: Any) -> str:
+    """A pytree path as a dotted name: `0.w`."""
+    return ".".join(
+        str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path
+    )
+
+
+def save_params(path: Path | str, params: PyTree) -> None:
+    """`params` as safetensors, each named by its pytree path (`0.w`); written whole or not at all."""
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    named = {
+        path_name(at): np.ascontiguousarray(leaf)
+        for at, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    partial = path.with_suffix(".partial")
+    save_file(named, partial)
+    partial.replace(path)
+
+
+def load_params(path: Path | str, like: PyTree) -> PyTree:
+    """The parameters in a safetensors file, in the structure of `like` (shapes will do).
+
+    Raises `InputError` for a file that is missing or broken, and for a parameter that is missing or of
+    another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        named = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated or not safetensors: {error}") from None
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+    expected = {path_name(at): leaf for at, leaf in leaves}
+    for name, leaf in expected.items():
+        if name not in named:
+            raise InputError(f"{path}: expected a parameter {name}, got {', '.join(named) or 'none'}")
+        if named[name].shape != leaf.shape:
+            raise InputError(
+                f"{path}: {name}: expected shape {list(leaf.shape)}, got {list(named[name].shape)}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(named[n]) for n in expected])

@@ -24,7 +24,7 @@ from jaxbp import (
     Train,
 )
 from jaxbp.check.oracle import relative_error
-from jaxbp.weights import from_flax, from_torch, to_flax, to_torch
+from jaxbp.weights import from_flax, from_torch, load_params, save_params, to_flax, to_torch
 from tests.proof import by_hand, like, normal
 
 
@@ -296,3 +296,24 @@ def test_what_does_not_fit_is_named(state, modules, says) -> None:
 def test_flax_needs_its_collection() -> None:
     with pytest.raises(InputError, match="params"):
         from_flax(NET, start(NET, X), {"Dense_0": {}})
+
+
+# --- safetensors ------------------------------------------------------------------------------------
+
+
+def test_a_file_gives_back_what_went_in(tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    params = start(NET, X)
+    save_params(tmp_path / "net.safetensors", params)
+    like_ = jax.eval_shape(NET.init, jax.random.key(0), X)
+    back = load_params(tmp_path / "net.safetensors", like_)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    other = Chain(Conv(3, (3,)), ReLU(), Dense(3))
+    with pytest.raises(InputError, match=r"0\.b: expected shape \[3\], got \[2\]"):
+        load_params(tmp_path / "net.safetensors", jax.eval_shape(other.init, jax.random.key(0), X))
+    (tmp_path / "cut.safetensors").write_bytes(b"123")
+    with pytest.raises(InputError, match="truncated or not safetensors"):
+        load_params(tmp_path / "cut.safetensors", like_)
+    with pytest.raises(InputError, match="no such file"):
+        load_params(tmp_path / "none.safetensors", like_)

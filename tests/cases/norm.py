@@ -47,8 +47,6 @@ def cases(norm):
             Case(norm, (4, 3, 6), scale=1e-4),
             Case(norm, (4, 3, 6), scale=1e4),
             Case(norm, lifted(3.0)),
-            Case(Chain(norm, Dense(2)), (4, 3, 6), depth=2),
-            Case(Stack(block(norm), 2), (8, 6), depth=8),
         ),
     ]
 
@@ -64,12 +62,18 @@ CASES = [
     *map(in_training, cases(BatchNorm())),
     Case(BatchNorm(), (4, 3, 6), params=running(6)),
     *compiled(
+        Case(Stack(block(LayerNorm()), 2), (8, 6), depth=8),
+        Case(Stack(block(BatchNorm()), 2), (8, 6), depth=8, train=True),
+        Case(RMSNorm(), (2, 3, 4, 6)),
+        Case(RMSNorm(epsilon=1e-3), (4, 3, 6)),
         Case(LayerNorm(), (6,), note="no-batch"),
         Case(LayerNorm(), (4, 1), note="one-feature"),
         Case(LayerNorm(epsilon=0.1), (5, 6)),
+        Case(LayerNorm(epsilon=1e-9), (4, 3, 6)),
         Case(RMSNorm(), (6,), note="no-batch"),
         Case(RMSNorm(epsilon=0.1), (5, 6)),
         Case(GroupNorm(1), (4, 3, 6)),
+        Case(GroupNorm(3), (1, 1, 6), note="length-1-batch-1"),
         Case(GroupNorm(6), (4, 3, 6)),
         Case(GroupNorm(3, epsilon=0.1), (2, 2, 3, 6)),
         Case(BatchNorm(), (1, 6), train=True, note="one-entry"),

@@ -43,6 +43,7 @@ CASES += [
         *(Case(GlobalAvgPool(), A, scale=scale) for scale in (1e-4, 1e-2, 1e2, 1e4)),
         Case(GlobalAvgPool(), (1, 5, 6, 3), note="batch-1"),
         Case(GlobalAvgPool(), (2, 9, 1), note="one-channel"),
+        Case(GlobalAvgPool(), (2, 1, 3), note="length-1"),
         Case(Chain(Conv(2, (3,)), GlobalAvgPool()), L, depth=2),
     ]
 ]
