@@ -95,26 +95,29 @@ def in_precision(net, precision):
 
 
 def test_the_loss_curve_in_bfloat16_stays_within_2_percent_of_float32() -> None:
-    """The digits CNN, same start, same batches: the loss of every epoch in the two precisions."""
+    """The digits CNN, same start, same batches: the mean loss of every epoch in the two precisions.
+
+    At a learning rate where training is steady; where the loss itself jumps about, so do the two runs.
+    """
     datasets = pytest.importorskip("sklearn.datasets")
     images, labels = datasets.load_digits(return_X_y=True)
     x = jnp.asarray(images.reshape(-1, 8, 8, 1) / 16, "float32")
     y = jnp.asarray(labels, "int32")
     narrow = Precision("float32", "bfloat16", "bfloat16")
     plain = lenet(features=(8, 16), hidden=(32,), kernel=3)
-    curves = []
+    tx, curves = optax.adam(1e-3), []
     for net in (plain, in_precision(plain, narrow)):
-        tx = optax.sgd(0.05)
         epoch = make_epoch(net, SoftmaxCrossEntropy(), tx, 64)
         params = net.init(jax.random.key(0), x)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
         state, curve = (params, tx.init(params)), []
-        for i in range(5):
-            *state, losses = epoch(*state, x, y, jax.random.key(i))
+        for i in range(12):
+            with jax.numpy_dtype_promotion("standard"):  # Optax's Adam promotes
+                *state, losses = epoch(*state, x, y, jax.random.key(i))
             curve.append(float(jnp.mean(losses)))
         curves.append(curve)
     exact, mixed = np.asarray(curves)
-    assert exact[-1] < 0.3 * exact[0]
+    assert exact[-1] < 0.2 * exact[0]
     assert np.max(np.abs(mixed / exact - 1)) < 0.02, (exact, mixed)
     assert relative_error(mixed, exact) > 1e-6  # the second run did compute in bfloat16
 
