@@ -1,5 +1,6 @@
 """Leaf layers, one family a file: derivation, `forward`, `pull` and `gradient` side by side."""
 
+from jaxbp.layers.conv import Conv, ConvTranspose
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.elementwise import (
@@ -13,18 +14,29 @@ from jaxbp.layers.elementwise import (
     Softplus,
     Tanh,
 )
+from jaxbp.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxbp.layers.pool import AvgPool, GlobalAvgPool, MaxPool
 from jaxbp.layers.shape import Flatten
 from jaxbp.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
     "GELU",
+    "AvgPool",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool",
+    "GroupNorm",
     "Identity",
+    "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
+    "MaxPool",
+    "RMSNorm",
     "ReLU",
     "SiLU",
     "Sigmoid",

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jaxbp.layer import InputError
 from jaxbp.train import report
-from jaxbp.train.checkpoint import Checkpoints, load_params, save_params
+from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.train.files import read_arrays
 from jaxbp.train.flags import override
@@ -26,6 +26,7 @@ from jaxbp.train.pictures import draw_sweep
 from jaxbp.train.progress import reporter
 from jaxbp.train.sweep import by_rate, member_records, run_sweep
 from jaxbp.train.task import Task, count_parameters, labels, make_score, make_task
+from jaxbp.weights import load_params, save_params
 
 INTERRUPTED = 130
 

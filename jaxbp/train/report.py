@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 
 from jaxbp.layer import InputError, PyTree
-from jaxbp.train.checkpoint import save_params
 from jaxbp.train.config import Config, read_config
 from jaxbp.train.loop import Outcome
 from jaxbp.train.pictures import draw_confusion, draw_curves
 from jaxbp.train.task import Task, count_parameters, labels, make_score
+from jaxbp.weights import save_params
 
 CONFUSION_LIMIT = 100  # classes
 
