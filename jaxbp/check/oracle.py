@@ -37,18 +37,19 @@ def to_float64(tree: PyTree) -> PyTree:
     return jax.tree.map(widen, tree)
 
 
-def relative_error(got: Any, reference: Any) -> float:
+def relative_error(got: Any, reference: Any, floor: float = 0.0) -> float:
     """`max |got - reference| / max |reference|` of one array; the largest entry sets the scale.
 
-    NaN where either is not finite at an entry where the other is, or where shapes differ it raises.
-    A reference that is zero throughout has no scale: the error is then absolute.
+    `floor` is the least scale to measure against, for references that are zero but for rounding; one
+    that is zero throughout has no scale, and without a floor its error is absolute. Not finite where
+    `got` or `reference` is not. Raises `ValueError` where the shapes differ.
     """
     got, reference = np.asarray(got, np.float64), np.asarray(reference, np.float64)
     if got.shape != reference.shape:
         raise ValueError(f"shapes differ: {got.shape} and {reference.shape}")
     if not got.size:
         return 0.0
-    scale = np.max(np.abs(reference))
+    scale = max(np.max(np.abs(reference)), floor)
     return float(np.max(np.abs(got - reference)) / (scale if scale > 0 else 1.0))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,26 +79,29 @@ TABLE: dict[str, Rule] = {
 class Elementwise(Layer):
     """A row of `TABLE` as a layer; the subclass's fields are the row's hyper-parameters."""
 
+    rule: ClassVar[Rule]
+
     def forward(
         self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims"], Any]:
         require_floating(x, "x")
-        rule, a = TABLE[type(self).__name__], x
+        rule, a = self.rule, x
         h = rule.value(a.astype(wide(a.dtype)), **asdict(self)).astype(a.dtype)  # pyright: ignore[reportArgumentType]
         return h, {"h": h, "a": a, "": ()}[rule.saves]
 
     def pull(
         self, params: Any, saved: Any, dy: Float[Array, "*dims"]
     ) -> tuple[Float[Array, "*dims"], Any]:
-        rule = TABLE[type(self).__name__]
         widened = jax.tree.map(lambda s: s.astype(wide(s.dtype)), saved)
-        da = rule.pull(widened, dy.astype(wide(dy.dtype)), **asdict(self))  # pyright: ignore[reportArgumentType]
+        da = self.rule.pull(widened, dy.astype(wide(dy.dtype)), **asdict(self))  # pyright: ignore[reportArgumentType]
         return da.astype(dy.dtype), ()
 
 
 @dataclass(frozen=True, repr=False)
 class Identity(Elementwise):
     """`h = a`, `∂h/∂a = 1`. Any shape; nothing is kept."""
+
+    rule = TABLE["Identity"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +112,8 @@ class Sigmoid(Elementwise):
     as 0.0979; it is 0.0972.
     """
 
+    rule = TABLE["Sigmoid"]
+
 
 @dataclass(frozen=True, repr=False)
 class Tanh(Elementwise):
@@ -117,10 +122,14 @@ class Tanh(Elementwise):
     The factored form does not cancel where `|h|` is near 1.
     """
 
+    rule = TABLE["Tanh"]
+
 
 @dataclass(frozen=True, repr=False)
 class ReLU(Elementwise):
     """`h = max(a, 0)`, `∂h/∂a = [h > 0]`; at the kink `a = 0` it is 0. Any shape; keeps `h`."""
+
+    rule = TABLE["ReLU"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,6 +138,8 @@ class LeakyReLU(Elementwise):
 
     `s > 0` keeps the sign of `a` in `h`, so that `h` alone is kept; use `ReLU` for 0.
     """
+
+    rule = TABLE["LeakyReLU"]
 
     negative_slope: float = 0.01
 
@@ -146,6 +157,8 @@ class ELU(Elementwise):
     Keeps `h`. `α > 0` is required, for the sign of `a` must be seen in `h`. Source: Clevert et al. 2016.
     """
 
+    rule = TABLE["ELU"]
+
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
@@ -160,6 +173,8 @@ class Softplus(Elementwise):
     `e⁻ʰ = 1/(1 + eᵃ) = 1 - σ(a)`; written `-expm1(-h)`, it keeps its digits where `h` is small.
     """
 
+    rule = TABLE["Softplus"]
+
 
 @dataclass(frozen=True, repr=False)
 class SiLU(Elementwise):
@@ -167,6 +182,8 @@ class SiLU(Elementwise):
 
     `h` does not determine `a` (the function is not monotone), so `a` is kept. Also called swish.
     """
+
+    rule = TABLE["SiLU"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,5 +194,7 @@ class GELU(Elementwise):
     `u = √(2/π)(a + 0.044715 a³)`, and then its own derivative, not that of the exact form:
     `(1 + t)/2 + a/2 (1 - t²) u'`, `t = tanh u`. Keeps `a`. Source: Hendrycks and Gimpel 2016.
     """
+
+    rule = TABLE["GELU"]
 
     approximate: bool = True

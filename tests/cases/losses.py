@@ -1,0 +1,62 @@
+import jax
+import numpy as np
+
+from jaxbp import SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from tests.proof import LossCase, normal
+
+
+def values(*shape):
+    return lambda key: normal(key, shape, "float32")
+
+
+def shares(*shape):
+    return lambda key: np.random.default_rng(key).uniform(size=shape).astype("float32")
+
+
+def bits(*shape):
+    return labels(2, *shape)
+
+
+def labels(classes, *shape):
+    return lambda key: np.random.default_rng(key).integers(0, classes, shape, dtype="int32")
+
+
+def with_ignored(classes, *shape):
+    return lambda key: np.concatenate([[-1], labels(classes, *shape)(key)[1:]]).astype("int32")
+
+
+def one_hot(classes, *shape):
+    return lambda key: np.eye(classes, dtype="float32")[labels(classes, *shape)(key)]
+
+
+def soft(*shape):
+    return lambda key: jax.nn.softmax(normal(key, shape, "float32"))
+
+
+LOSS_CASES = [
+    *(
+        case
+        for reduction in ("mean", "sum")
+        for case in (
+            LossCase(SquaredError(reduction), (4, 3), values(4, 3)),
+            LossCase(SquaredError(reduction), (3,), values(3), note="no-batch"),
+            LossCase(SigmoidCrossEntropy(reduction), (4, 3), shares(4, 3)),
+            LossCase(SigmoidCrossEntropy(reduction), (2, 4, 3), bits(2, 4, 3)),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), labels(3, 4)),
+            LossCase(SoftmaxCrossEntropy(reduction), (3,), labels(3), note="no-batch"),
+            LossCase(SoftmaxCrossEntropy(reduction), (2, 4, 3), labels(3, 2, 4), note="sequence"),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), one_hot(3, 4), note="one-hot"),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), soft(4, 3), note="soft"),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), shares(4, 3), note="not-summing-to-1"),
+            LossCase(SoftmaxCrossEntropy(reduction, label_smoothing=0.1), (4, 3), labels(3, 4)),
+            LossCase(
+                SoftmaxCrossEntropy(reduction, label_smoothing=0.1), (4, 3), soft(4, 3), note="soft"
+            ),
+            LossCase(SoftmaxCrossEntropy(reduction, ignore=-1), (4, 3), with_ignored(3, 4)),
+        )
+    ),
+    LossCase(SquaredError(), (4, 3), values(4, 3), scale=1e4),
+    LossCase(SigmoidCrossEntropy(), (4, 3), shares(4, 3), scale=1e4),
+    LossCase(SoftmaxCrossEntropy(), (4, 3), labels(3, 4), scale=1e4),
+    LossCase(SoftmaxCrossEntropy(), (4, 3), soft(4, 3), scale=1e-4),
+]

@@ -1,0 +1,314 @@
+"""The harness: is what a layer, loss or combinator writes by hand the derivative of its forward pass?
+
+Two oracles, neither of which shares code with the backward pass: un-jitted float64 autodiff of the same
+forward, and finite differences through the inner-product identity
+
+    ⟨dy, ∂y/∂v⟩ = ⟨dparams, v_params⟩ + ⟨dx, v_x⟩        for a random direction v,
+
+which does not use reverse mode at all. Inputs are float32-representable, so that float32 and float64
+share one oracle; bfloat16 has its own. Errors are relative to the largest entry of each leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp import Eval, Layer, Train
+from jaxbp.check.oracle import relative_error, to_float64
+from jaxbp.losses import Loss
+
+# Relative to the largest entry of each leaf. bfloat16 has a unit roundoff of 2⁻⁹; each leaf layer rounds
+# its output, its error and its gradient once.
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 4 * 2**-9}
+DTYPES = tuple(TOLERANCE)
+MODES = ("eager", "jit", "vmap")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer and an input for it.
+
+    `x` is the shape of a normal input, or a function `(key, dtype) -> pytree` of an integer key for
+    anything else. `depth` is the number of roundings in a row (layers on the longest path); it scales
+    the bfloat16 tolerance only. `params` may replace what `init` and a perturbation give. `modes`
+    without `"vmap"` is for layers that mix examples. `saturated` says that the derivative is zero but
+    for rounding (a softmax of logits of 1e4): `dx` is then measured against the error that came in.
+    """
+
+    layer: Layer
+    x: tuple[int, ...] | Callable[..., Any]
+    scale: float = 1.0
+    train: bool = False
+    depth: int = 1
+    params: Callable[..., Any] | None = None
+    modes: tuple[str, ...] = MODES
+    float32: float = TOLERANCE["float32"]
+    saturated: bool = False
+    note: str = ""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.x)) if isinstance(self.x, tuple) else self.x.__name__
+        extras = [f"*{self.scale:g}"] * (self.scale != 1) + ["train"] * self.train + [self.note]
+        return "-".join([repr(self.layer).replace(" ", ""), shape, *filter(None, extras)])
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """A loss, the shape of its prediction, and a function `(key) -> target` of an integer key."""
+
+    loss: Loss
+    shape: tuple[int, ...]
+    target: Callable[..., Any]
+    scale: float = 1.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        extras = [f"*{self.scale:g}"] * (self.scale != 1) + [self.note]
+        name = [repr(self.loss).replace(" ", ""), "x".join(map(str, self.shape))]
+        return "-".join([*name, *filter(None, extras)])
+
+
+def normal(key: int, shape: tuple[int, ...], dtype: Any, scale: float = 1.0) -> jax.Array:
+    """Signed values that are exact in `dtype` (and in float32, if `dtype` is float64).
+
+    Drawn with NumPy: `jax.random` would compile a program for every shape.
+    """
+    values = scale * np.random.default_rng(key).standard_normal(shape)
+    return jnp.asarray(values.astype(np.float32).astype(jnp.dtype(dtype)))
+
+
+def like(key: int, tree: Any, scale: float = 1.0) -> Any:
+    """Normal values in the shapes and dtypes of `tree`'s floating leaves; other leaves as they are."""
+    leaves, structure = jax.tree.flatten(tree)
+    drawn = [
+        normal(1000 * key + i, leaf.shape, leaf.dtype, scale) if is_floating(leaf) else leaf
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+class Problem(NamedTuple):
+    """What the two passes are given: parameters, two inputs with a cotangent each, and the mode."""
+
+    params: Any
+    xs: tuple[Any, Any]
+    dys: tuple[Any, Any]
+    mode: Any
+
+
+@cache
+def pose(case: Case, drawn: str) -> Problem:
+    """Random parameters (nothing left at zero), inputs and cotangents: signed, never all ones."""
+
+    def make_x(key: int) -> Any:
+        return case.x(key, drawn) if callable(case.x) else normal(key, case.x, drawn, case.scale)
+
+    xs = make_x(10 * case.seed + 1), make_x(10 * case.seed + 2)
+    key = jax.random.key(case.seed)
+    if case.params is not None:
+        params = case.params(10 * case.seed + 3, drawn)
+    else:
+        init = jax.jit(case.layer.init)(key, xs[0])
+        nudge = like(10 * case.seed + 4, init, 0.3)
+        params = jax.tree.map(lambda p, n: p + n if is_floating(p) else p, init, nudge)
+    mode = Train(key) if case.train else Eval()
+    y = jax.eval_shape(lambda: case.layer.forward(params, xs[0], mode)[0])
+    return Problem(params, xs, (like(5, y), like(6, y)), mode)
+
+
+def in_dtype(problem: Problem, dtype: str) -> Problem:
+    """The same numbers in `dtype`: float32 ones are posed, and exact in float64."""
+    return Problem(*to_float64(problem[:3]), problem.mode) if dtype == "float64" else problem
+
+
+def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The floating leaves of `tree` and a function that puts new ones in their place."""
+    leaves, structure = jax.tree.flatten(tree)
+    where = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+
+    def put(new: list[Any]) -> Any:
+        filled = list(leaves)
+        for i, leaf in zip(where, new, strict=True):
+            filled[i] = leaf
+        return jax.tree.unflatten(structure, filled)
+
+    return [leaves[i] for i in where], put
+
+
+@cache
+def references(case: Case, drawn: str) -> list[Any]:
+    """Un-jitted float64 autodiff of the forward pass: `(y, [gradient a floating leaf])` per input."""
+    params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
+    results = []
+    for x, dy in zip(xs, dys, strict=True):
+        floating, put = split_leaves((params, x))
+        y, vjp = jax.vjp(lambda v, put=put: case.layer.forward(*put(v), mode)[0], floating)
+        results.append((y, vjp(dy)[0]))
+    return results
+
+
+def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
+    """The two passes: `(y, dparams, dx)`."""
+    y, saved = layer.forward(params, x, mode)
+    return y, *layer.backward(params, saved, dy)
+
+
+@cache
+def compiled(layer: Layer, mapped: bool) -> Callable[..., Any]:
+    """`by_hand` of one layer under `jit`, shared by all its cases."""
+    run = partial(by_hand, layer)
+    return jax.jit(jax.vmap(run, (None, 0, 0, None)) if mapped else run)
+
+
+def run_modes(case: Case, problem: Problem) -> Any:
+    """`(mode, index of the input, (y, dparams, dx))` for every way of running the two passes."""
+    params, xs, dys, mode = problem
+    if "eager" in case.modes:
+        yield "eager", 0, by_hand(case.layer, params, xs[0], dys[0], mode)
+    if "jit" in case.modes:
+        yield "jit", 0, compiled(case.layer, False)(params, xs[0], dys[0], mode)
+    if "vmap" in case.modes:
+        x, dy = jax.tree.map(lambda *pair: np.stack(pair), *zip(xs, dys, strict=True))
+        results = compiled(case.layer, True)(params, x, dy, mode)
+        for i in range(2):
+            yield "vmap", i, jax.tree.map(lambda r, i=i: np.asarray(r)[i], results)
+
+
+def prove_layer(case: Case, dtype: str) -> float:
+    """Assert everything that the contract promises of a backward pass; returns the largest error."""
+    drawn = "bfloat16" if dtype == "bfloat16" else "float32"
+    problem = in_dtype(pose(case, drawn), dtype)
+    tolerance = {**TOLERANCE, "float32": case.float32}[dtype]
+    tolerance *= case.depth if dtype == "bfloat16" else 1
+    worst = 0.0
+    for mode, i, (y, dparams, dx) in run_modes(case, problem):
+        y_reference, reference = references(case, drawn)[i]
+        assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
+        assert_same_kind(f"{mode}: dparams", dparams, problem.params)
+        assert_same_kind(f"{mode}: dx", dx, problem.xs[i])
+        incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
+        got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
+        assert len(got) == len(reference), f"{mode}: {len(got)} gradients for {len(reference)} leaves"
+        ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
+        pairs = [("y", a, b) for a, b in ys]
+        pairs += [(name, g, r) for (name, g), r in zip(got, reference, strict=True)]
+        for name, a, b in pairs:
+            floor = incoming if case.saturated and name.startswith("[1]") else 0.0
+            error = relative_error(a, b, floor)
+            assert error <= tolerance, f"{mode}: {name}: error {error:.2e} > {tolerance:.1e} ({dtype})"
+            worst = max(worst, error)
+    return worst
+
+
+def named_floating(grads: Any, values: Any) -> list[tuple[str, Any]]:
+    """The gradient of every floating leaf of `values`, with its path."""
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(values)]
+    flat = jax.tree.structure(values).flatten_up_to(grads)
+    leaves = jax.tree.leaves(values)
+    return [(n, g) for n, g, v in zip(names, flat, leaves, strict=True) if is_floating(v)]
+
+
+def assert_same_kind(what: str, got: Any, like_: Any, any_dtype: bool = False) -> None:
+    """Same structure, shapes and dtypes; `None` stands for the gradient of an integer leaf."""
+    expected = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, like_)
+    assert jax.tree.structure(got) == jax.tree.structure(expected), (
+        f"{what}: structure {jax.tree.structure(got)}, expected {jax.tree.structure(expected)}"
+    )
+    for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert g.shape == e.shape, f"{what}: shape {g.shape}, expected {e.shape}"
+        assert any_dtype or g.dtype == e.dtype, f"{what}: dtype {g.dtype}, expected {e.dtype}"
+
+
+def prove_by_differences(case: Case) -> float:
+    """The inner-product identity in float64; central differences, Richardson-extrapolated."""
+    problem = in_dtype(pose(case, "float32"), "float64")
+    params, x, dy = problem.params, problem.xs[0], problem.dys[0]
+    floating, put = split_leaves((params, x))
+    size = max(float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0])
+    direction = [
+        normal(100 + i, leaf.shape, "float64") * (size if i >= _count(params) else 1)
+        for i, leaf in enumerate(floating)
+    ]
+
+    @jax.jit
+    def along(t: Any) -> Any:
+        moved = put([leaf + t * v for leaf, v in zip(floating, direction, strict=True)])
+        return inner(dy, case.layer.forward(*moved, problem.mode)[0])
+
+    def slope(h: float) -> float:
+        return float((along(h) - along(-h)) / (2 * h))
+
+    differences = (4 * slope(1e-5) - slope(2e-5)) / 3
+    _, dparams, dx = compiled(case.layer, False)(params, x, dy, problem.mode)
+    grads = named_floating((dparams, dx), (params, x))
+    terms = [float(inner(g, v)) for (_, g), v in zip(grads, direction, strict=True)]
+    expected = sum(terms)
+    scale = max(sum(abs(t) for t in terms), abs(float(along(0.0))))
+    error = abs(differences - expected) / max(scale, 1e-300)
+    assert error <= 1e-7, f"finite differences {differences:.12g}, by hand {expected:.12g}: {error:.1e}"
+    return error
+
+
+def _count(tree: Any) -> int:
+    return len([leaf for leaf in jax.tree.leaves(tree) if is_floating(leaf)])
+
+
+def inner(a: Any, b: Any) -> Any:
+    """`⟨a, b⟩` over all leaves."""
+    return sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def prove_loss(case: LossCase, dtype: str) -> float:
+    """Value and gradient of a loss against float64 autodiff of its forward pass, in all modes."""
+    drawn = "bfloat16" if dtype == "bfloat16" else "float32"
+    prediction, target = normal(1, case.shape, drawn, case.scale), case.target(2)
+    prediction = prediction.astype(dtype)
+    reference = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])(to_float64(prediction))
+
+    def run(p: Any) -> Any:
+        value, saved = case.loss.forward(p, target)
+        return value, case.loss.backward(saved)
+
+    stacked = jax.jit(jax.vmap(run))(jnp.stack([prediction, 2 * prediction]))
+    results = [run(prediction), jax.jit(run)(prediction), jax.tree.map(lambda r: r[0], stacked)]
+    worst = 0.0
+    for mode, (value, gradient) in zip(MODES, results, strict=True):
+        assert value.shape == (), f"{mode}: value has shape {value.shape}"
+        assert gradient.dtype == prediction.dtype, f"{mode}: gradient is {gradient.dtype}"
+        for name, got, expected in zip(("value", "gradient"), (value, gradient), reference, strict=True):
+            error = relative_error(got, expected)
+            assert error <= TOLERANCE[dtype], f"{mode}: {name}: relative error {error:.2e} ({dtype})"
+            worst = max(worst, error)
+    return worst
+
+
+def prove_loss_by_differences(case: LossCase) -> float:
+    prediction, target = normal(1, case.shape, "float64", case.scale), case.target(2)
+    direction = normal(3, case.shape, "float64")
+
+    def value(t: float) -> float:
+        return float(case.loss(prediction + t * direction, target))
+
+    def slope(h: float) -> float:
+        return (value(h) - value(-h)) / (2 * h)
+
+    h = 1e-3 * np.sqrt(case.scale)
+    differences = (4 * slope(h) - slope(2 * h)) / 3
+    gradient = case.loss.backward(case.loss.forward(prediction, target)[1])
+    by_hand = float(jnp.vdot(gradient, direction))
+    scale = float(jnp.sum(jnp.abs(gradient * direction)))
+    error = abs(differences - by_hand) / max(scale, 1e-300)
+    assert error <= 1e-7, f"finite differences {differences:.12g}, by hand {by_hand:.12g}: {error:.1e}"
+    return error
