@@ -13,18 +13,23 @@ from jaxbp.layers.elementwise import (
     Softplus,
     Tanh,
 )
+from jaxbp.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.shape import Flatten
 from jaxbp.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
     "GELU",
+    "BatchNorm",
     "Dense",
     "Dropout",
     "Flatten",
+    "GroupNorm",
     "Identity",
+    "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
+    "RMSNorm",
     "ReLU",
     "SiLU",
     "Sigmoid",
