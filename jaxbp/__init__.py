@@ -1,20 +1,27 @@
 """jaxbp: backpropagation written by hand in JAX, proven, and fast. The public names, nothing else."""
 
 from jaxbp.bridge import Auto, as_function
-from jaxbp.compose import Branch, Chain, Residual, Stack
+from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
 from jaxbp.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
+    Attention,
     BatchNorm,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GroupNorm,
+    Head,
     Identity,
     LayerNorm,
     LeakyReLU,
     LogSoftmax,
+    PositionEmbedding,
     ReLU,
     RMSNorm,
     Sigmoid,
@@ -23,7 +30,7 @@ from jaxbp.layers import (
     Softplus,
     Tanh,
 )
-from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 
@@ -32,22 +39,30 @@ __version__ = "0.1.0"
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Attention",
     "Auto",
     "BatchNorm",
     "Branch",
     "Chain",
     "Dense",
     "Dropout",
+    "Embedding",
     "Eval",
     "Flatten",
     "GroupNorm",
+    "Head",
     "Identity",
     "InputError",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LinearCrossEntropy",
     "LogSoftmax",
     "Loss",
+    "PositionEmbedding",
     "Precision",
     "RMSNorm",
     "ReLU",
@@ -61,6 +76,7 @@ __all__ = [
     "SquaredError",
     "Stack",
     "Tanh",
+    "Tied",
     "Train",
     "as_function",
     "gradient",

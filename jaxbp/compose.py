@@ -224,9 +224,7 @@ def _join_concat(ys: Sequence[Any]) -> tuple[Any, Any]:
 
 def _join_product(ys: Sequence[Any]) -> tuple[Any, Any]:
     if not all(_same_shapes(ys[0], y) for y in ys):
-        raise InputError(
-            f"merge='product' needs outputs of one shape, got {'; '.join(map(_shapes, ys))}"
-        )
+        raise InputError(f"merge='product' needs outputs of one shape, got {'; '.join(map(_shapes, ys))}")
     return functools.reduce(jnp.multiply, ys), tuple(ys)
 
 

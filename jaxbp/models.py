@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from jaxbp.compose import Chain
+from jaxbp.language import char_lstm, gated_mlp, gpt
 from jaxbp.layer import InputError, Layer
 from jaxbp.layers import Dense, Dropout, ReLU
+
+__all__ = ["char_lstm", "gated_mlp", "gpt", "mlp"]
 
 
 def mlp(

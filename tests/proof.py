@@ -236,7 +236,8 @@ def prove_by_differences(case: Case) -> float:
     problem = in_dtype(pose(case, "float32"), "float64")
     params, x, dy = problem.params, problem.xs[0], problem.dys[0]
     floating, put = split_leaves((params, x))
-    size = max(float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0])
+    sizes = [float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0]]
+    size = max(sizes, default=1.0)  # no floating leaf: token ids
     direction = [
         normal(100 + i, leaf.shape, "float64") * (size if i >= _count(params) else 1)
         for i, leaf in enumerate(floating)

@@ -1,5 +1,6 @@
 """Leaf layers, one family a file: derivation, `forward`, `pull` and `gradient` side by side."""
 
+from jaxbp.layers.attention import Attention
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.elementwise import (
@@ -13,22 +14,31 @@ from jaxbp.layers.elementwise import (
     Softplus,
     Tanh,
 )
+from jaxbp.layers.embedding import Embedding, Head, PositionEmbedding
 from jaxbp.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxbp.layers.recurrent import GRU, LSTM, RNN
 from jaxbp.layers.shape import Flatten
 from jaxbp.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Attention",
     "BatchNorm",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GroupNorm",
+    "Head",
     "Identity",
     "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
+    "PositionEmbedding",
     "RMSNorm",
     "ReLU",
     "SiLU",

@@ -47,8 +47,9 @@ class Attention(Layer):
         1  ∂L/∂x    = ∂L/∂q w_qᵀ,    ∂L/∂m = ∂L/∂k w_kᵀ + ∂L/∂v w_vᵀ        one sum where m is x
 
     and `gradient` meets each of the four errors with what its product saw: `∂L/∂w_q = Σ xᵀ ∂L/∂q`,
-    `∂L/∂w_k = Σ mᵀ ∂L/∂k`, `∂L/∂w_v = Σ mᵀ ∂L/∂v`, `∂L/∂w_o = Σ oᵀ ∂L/∂y`; a bias meets a 1. (A constant
-    added to all of a row's scores changes nothing, so `∂L/∂b_k` is 0 unless rotary turns the keys.)
+    `∂L/∂w_k = Σ mᵀ ∂L/∂k`, `∂L/∂w_v = Σ mᵀ ∂L/∂v`, `∂L/∂w_o = Σ oᵀ ∂L/∂y`; a bias meets a 1. Keys have a
+    bias with rotary only: without it, `b_k` adds one number to all scores of a row, which the softmax
+    ignores, so that its gradient would be 0 for ever.
 
     Keeps `x`, `m`, `q`, `k`, `v`, `p`, `o`, and which entries dropout kept. `p` is zero wherever a mask
     hides, so no mask is kept. It is the one thing that grows with `T S`; keeping it saves the way back
@@ -56,13 +57,15 @@ class Attention(Layer):
 
     `causal`: query `i` sees keys `j ≤ i`. `window = n`: only keys less than `n` places away.
     `kv_heads`: fewer key and value heads than heads (grouped queries; 1 is multi-query). `rotary`:
-    turn `q` and `k` by their places (`PositionEmbedding`), with `base`. `dropout`: of `p`, in training.
-    `head_features`: `D`, by default `I / heads`. Scores and softmax run in float32 at least, products
-    in the dtype of `x` or `precision.compute`.
+    turn `q` and `k` by their places (`PositionEmbedding`), with `base`. `dropout`: of `p`, in
+    training. `head_features`: `D`, by default `I / heads`. `output_initializer`: for `w_o`, if not
+    the same. Scores and softmax run in float32 at least, products in the dtype of `x` or
+    `precision.compute`.
 
-    Parameters `w_q: [I, H D]`, `w_k, w_v: [J, K D]`, `w_o: [H D, I]` and, with `bias`, `b_q, b_k, b_v,
-    b_o`. Raises `InputError` for sizes that do not divide, shapes that do not fit, and dropout without
-    a key. Sources: Vaswani et al. 2017; grouped queries Ainslie et al. 2023; rotary Su et al. 2021.
+    Parameters `w_q: [I, H D]`, `w_k, w_v: [J, K D]`, `w_o: [H D, I]` and, with `bias`, `b_q, b_v,
+    b_o` (and `b_k`). Raises `InputError` for sizes that do not divide, shapes that do not fit, and
+    dropout without a key. Sources: Vaswani et al. 2017; grouped queries Ainslie et al. 2023; rotary
+    Su et al. 2021.
     """
 
     heads: int
@@ -75,6 +78,7 @@ class Attention(Layer):
     head_features: int | None = None
     base: float = 10000.0
     initializer: str | Callable[..., Any] = "glorot"
+    output_initializer: str | Callable[..., Any] | None = None
     precision: Precision = Precision()
 
     def __post_init__(self) -> None:
@@ -88,13 +92,16 @@ class Attention(Layer):
         if not 0 <= self.dropout < 1:
             raise InputError(f"Attention: dropout must be in [0, 1), got {self.dropout}")
         initializer(self.initializer)
+        initializer(self.output_initializer or self.initializer)
 
     # --- parameters -----------------------------------------------------------------------------
 
     def init(self, key: Any, x: Any) -> Any:
         inputs, memory, _ = self._parts(x)
         size, kv_heads = self._head_size(inputs.shape[-1]), self.kv_heads or self.heads
-        dtype, make = jnp.dtype(self.precision.params or inputs.dtype), initializer(self.initializer)
+        dtype = jnp.dtype(self.precision.params or inputs.dtype)
+        make = dict.fromkeys("qkv", initializer(self.initializer))
+        make["o"] = initializer(self.output_initializer or self.initializer)
         wide_q, wide_kv = self.heads * size, kv_heads * size
         shapes = {
             "q": (inputs.shape[-1], wide_q),
@@ -103,10 +110,13 @@ class Attention(Layer):
             "o": (wide_q, inputs.shape[-1]),
         }
         keys = dict(zip(shapes, jax.random.split(key, 4), strict=True))
-        params = {f"w_{name}": make(keys[name], shape, dtype) for name, shape in shapes.items()}
+        params = {f"w_{name}": make[name](keys[name], shape, dtype) for name, shape in shapes.items()}
         if self.bias:
-            params |= {f"b_{name}": jnp.zeros(shape[1], dtype) for name, shape in shapes.items()}
+            params |= {f"b_{n}": jnp.zeros(shapes[n][1], dtype) for n in shapes if self._has_bias(n)}
         return params
+
+    def _has_bias(self, name: str) -> bool:
+        return self.bias and (name != "k" or self.rotary)
 
     # --- forward --------------------------------------------------------------------------------
 
@@ -130,7 +140,7 @@ class Attention(Layer):
 
         def product(name: str, a: Array) -> Array:
             y = matmul(a, params[f"w_{name}"].astype(a.dtype))
-            if self.bias:
+            if self._has_bias(name):
                 y = y + jnp.broadcast_to(params[f"b_{name}"].astype(y.dtype), y.shape)
             return y.astype(a.dtype)
 
@@ -205,7 +215,9 @@ class Attention(Layer):
             dk = rotate(dk, -jnp.arange(dk.shape[-2]), self.base)
         errors = {"q": _join(dq), "k": _join(dk[..., None, :, :]), "v": _join(dv[..., None, :, :])}
         errors = {name: error.astype(dtype) for name, error in errors.items()}
-        down = {name: matmul(error, params[f"w_{name}"].T.astype(dtype)) for name, error in errors.items()}
+        down = {
+            name: matmul(error, params[f"w_{name}"].T.astype(dtype)) for name, error in errors.items()
+        }
         dmemory = add_errors(down["k"], down["v"])
         return _like(saved["form"].value, down["q"], dmemory), {**errors, "o": dy}
 
@@ -216,7 +228,7 @@ class Attention(Layer):
         for name, met in {"q": x, "k": m, "v": m, "o": o}.items():
             error = delta[name].reshape(-1, delta[name].shape[-1])
             grads[f"w_{name}"] = matmul(met.reshape(-1, met.shape[-1]).T, error)
-            if self.bias:
+            if self._has_bias(name):
                 grads[f"b_{name}"] = jnp.sum(error, axis=0, dtype=wide(error.dtype))
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
@@ -262,9 +274,7 @@ class Attention(Layer):
         for name, a in (("x", inputs), ("memory", memory)):
             require_floating(a, f"{self}: {name}")
             if len(a.shape) < 2 or a.shape[:-2] != inputs.shape[:-2]:
-                raise InputError(
-                    f"{self}: expected {name} as [..., time, features], got {shape_text(a)}"
-                )
+                raise InputError(f"{self}: expected {name} as [..., time, features], got {shape_text(a)}")
             w = None if params is None else params["w_q" if name == "x" else "w_k"]
             if w is not None and w.shape[0] != a.shape[-1]:
                 raise InputError(

@@ -80,9 +80,7 @@ def spread(d: Array, w: Array, win: Window, groups: int) -> Array:
     first = [before // s for (before, _), s in zip(win.padding, win.stride, strict=True)]
     skip = [before % s for (before, _), s in zip(win.padding, win.stride, strict=True)]
     lengths = [-(-(n + k) // s) for n, k, s in zip(win.size, skip, win.stride, strict=True)]
-    parts = [
-        _phase(d, turned, r, first, lengths, win, groups) for r in product(*map(range, win.stride))
-    ]
+    parts = [_phase(d, turned, r, first, lengths, win, groups) for r in product(*map(range, win.stride))]
     n, channels, a = d.shape[0], turned.shape[-1], len(win.stride)
     both = jnp.stack(parts, axis=1).reshape(n, *win.stride, *lengths, channels)
     # [n, r₁, r₂, j₁, j₂, c] -> [n, j₁, r₁, j₂, r₂, c] -> [n, s₁ j₁ + r₁, s₂ j₂ + r₂, c]
@@ -291,9 +289,7 @@ class Conv(_Convolution):
         return params
 
     def _window(self, x: Any) -> Window:
-        return window(
-            self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self)
-        )
+        return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
 
 
 @dataclass(frozen=True, repr=False)

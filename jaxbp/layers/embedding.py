@@ -280,5 +280,3 @@ def _require_ids(valid: Array, ids: Array, message: str) -> None:
     if not isinstance(valid, Tracer) and not bool(jnp.all(valid)):
         wrong = ids[~valid]
         raise InputError(f"{message}, got {wrong.reshape(-1)[0]} ({wrong.size} of {ids.size} ids)")
-
-

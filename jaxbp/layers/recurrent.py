@@ -359,7 +359,8 @@ class GRU(Recurrent):
         δ_n = ∂L/∂h_t (1 - z)(1 - n²)             ∂L/∂u = δ_n r
         δ_z = ∂L/∂h_t (h_{t-1} - n) z(1 - z)      δ_r   = δ_n u r(1 - r)
         ∂L/∂h_{t-1} = ∂L/∂h_t z + (δ_r, δ_z, ∂L/∂u) w_hᵀ
-        ∂L/∂w_x = Σ_t x_tᵀ (δ_r, δ_z, δ_n),   ∂L/∂w_h = Σ_t h_{t-1}ᵀ (δ_r, δ_z, ∂L/∂u),   ∂L/∂b_n = Σ_t ∂L/∂u
+        ∂L/∂w_x = Σ_t x_tᵀ (δ_r, δ_z, δ_n),       ∂L/∂b_n = Σ_t ∂L/∂u
+        ∂L/∂w_h = Σ_t h_{t-1}ᵀ (δ_r, δ_z, ∂L/∂u)
 
     Keeps `x`, `r`, `z`, `n`, `u` and `h`. This is the form of cuDNN, torch and Flax; Cho et al. 2014
     gate `h_{t-1}` before the product. See `Recurrent` for masks, states, direction.
@@ -409,4 +410,3 @@ def _where(mask: Any, yes: State, no: State | None) -> State:
         return yes
     no = tuple(map(jnp.zeros_like, yes)) if no is None else no
     return tuple(jnp.where(mask[..., None], y, n) for y, n in zip(yes, no, strict=True))
-

@@ -90,9 +90,7 @@ class Window:
         total: Any = None
         for tap, part in zip(product(*map(range, self.taps)), parts, strict=True):
             config = [(0, 0, 0)]
-            axes = zip(
-                tap, self.size, self.stride, self.dilation, self.padding, self.count, strict=True
-            )
+            axes = zip(tap, self.size, self.stride, self.dilation, self.padding, self.count, strict=True)
             for k, size, s, d, (before, _), count in axes:
                 low = d * k - before
                 config.append((low, size - (low + s * (count - 1) + 1), s - 1))
