@@ -148,15 +148,12 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 @cache
-def references(case: Case, drawn: str) -> list[Any]:
-    """Un-jitted float64 autodiff of the forward pass: `(y, [gradient a floating leaf])` per input."""
+def reference(case: Case, drawn: str, i: int) -> tuple[Any, list[Any]]:
+    """Un-jitted float64 autodiff of the forward pass on input `i`: `(y, [gradient a floating leaf])`."""
     params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
-    results = []
-    for x, dy in zip(xs, dys, strict=True):
-        floating, put = split_leaves((params, x))
-        y, vjp = jax.vjp(lambda v, put=put: case.layer.forward(*put(v), mode)[0], floating)
-        results.append((y, vjp(dy)[0]))
-    return results
+    floating, put = split_leaves((params, xs[i]))
+    y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
+    return y, vjp(dys[i])[0]
 
 
 def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
@@ -194,16 +191,16 @@ def prove_layer(case: Case, dtype: str) -> float:
     tolerance *= case.depth if dtype == "bfloat16" else 1
     worst = 0.0
     for mode, i, (y, dparams, dx) in run_modes(case, problem):
-        y_reference, reference = references(case, drawn)[i]
+        y_reference, expected = reference(case, drawn, i)
         assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
         assert_same_kind(f"{mode}: dparams", dparams, problem.params)
         assert_same_kind(f"{mode}: dx", dx, problem.xs[i])
         incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
         got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
-        assert len(got) == len(reference), f"{mode}: {len(got)} gradients for {len(reference)} leaves"
+        assert len(got) == len(expected), f"{mode}: {len(got)} gradients for {len(expected)} leaves"
         ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
         pairs = [("y", a, b) for a, b in ys]
-        pairs += [(name, g, r) for (name, g), r in zip(got, reference, strict=True)]
+        pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
         for name, a, b in pairs:
             floor = incoming if case.saturated and name.startswith("[1]") else 0.0
             error = relative_error(a, b, floor)

@@ -161,7 +161,7 @@ class _Convolution(Layer):
                 object.__setattr__(self, field, value)
         if not 1 <= self._axes <= 3:
             raise InputError(f"{name}: expected a kernel of 1 to 3 sizes, got {self.kernel!r}")
-        self._taps, self._strides, self._dilations  # noqa: B018 (each raises where it is wrong)
+        _ = self._taps, self._strides, self._dilations  # each raises where it is wrong
         explicit(self.padding, self._axes, name)
         initializer(self.initializer)
 

@@ -83,7 +83,7 @@ class Window:
             yield lax.slice(x_padded, (0, *first, 0), (n, *last, channels), strides)
 
     def unlook(self, parts: Iterator[Array]) -> Array:
-        """The transpose of `padded` and `looks`: `dx[n, i, c] = Σ_k part_k[n, o, c]`, `s o + d k - p = i`.
+        """`dx[n,i,c] = Σ_{(o,k): s o + d k - p = i} part_k[n,o,c]`: the transpose of `padded`, `looks`.
 
         Each part is spread to its stride and put where its tap looked, and the parts are added.
         """
