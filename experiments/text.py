@@ -52,7 +52,7 @@ def main() -> None:
     x, y = windows(train, LENGTH)
     stride = max(1, (held_out.size // LENGTH) // arguments.windows)
     held_x, held_y = (a[::stride][: arguments.windows] for a in windows(held_out, LENGTH))
-    # The byte at text position t has its trigram probability at t - 2; y[i, j] is position i·LENGTH + j + 1.
+    # The byte at position t has its trigram probability at t - 2; y[i, j] is at i·LENGTH + j + 1.
     likely = trigram_probabilities(train, held_out)
     position = np.arange(len(windows(held_out, LENGTH)[0]))[::stride][: arguments.windows]
     targets = (position[:, None] * LENGTH + np.arange(LENGTH)[None, :] + 1 - 2).reshape(-1)
