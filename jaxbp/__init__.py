@@ -38,6 +38,7 @@ from jaxbp.layers import (
 from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
+from jaxbp.train.sweep import make_sweep
 
 __version__ = "0.1.0"
 
@@ -92,5 +93,6 @@ __all__ = [
     "gradient",
     "make_epoch",
     "make_step",
+    "make_sweep",
     "value_and_grad",
 ]
