@@ -76,7 +76,7 @@ def main() -> None:
             print(f"step {i:5d}  loss {mean:.4f}  {spent:6.0f} s, {cpu:6.0f} s CPU", flush=True)
     held = evaluate(net, params, held_x, held_y)
     print(
-        f"held out, {held_y.size:,} bytes: {arguments.net} {held:.4f}, trigram {trigram:.4f} nats a character"
+        f"held out, {held_y.size:,} bytes: {arguments.net} {held:.4f}, trigram {trigram:.4f} nats a byte"
     )
 
 

@@ -62,7 +62,7 @@ def advance(layer: Layer, params: PyTree, cache: PyTree, x: PyTree) -> tuple[PyT
 
 
 def make_generator(
-    net: Layer, length: int, temperature: float = 1.0, top: int | None = None
+    net: Layer, length: int, temperature: float | int = 1.0, top: int | None = None
 ) -> Callable[..., Array]:
     """`generate(params, prompt, key) -> ids`, compiled: `[batch, n]` continued to `[batch, length]`.
 
@@ -99,7 +99,7 @@ def make_generator(
     return generate
 
 
-def _draw(logits: Array, key: Any, temperature: float, top: int | None) -> Array:
+def _draw(logits: Array, key: Any, temperature: float | int, top: int | None) -> Array:
     if top is not None and top < logits.shape[-1]:
         least = jax.lax.top_k(logits, top)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)

@@ -215,6 +215,8 @@ class PositionEmbedding(Layer):
 
     def start(self, params: Any, batch: int, length: int, dtype: Any) -> Any:
         """Decoding: the number of positions that went by."""
+        if self.kind == "learned" and length > (self.length or 0):
+            raise InputError(f"{self}: the table is shorter than the text: {self.length} < {length}")
         return jnp.zeros((), jnp.int32)
 
     def advance(

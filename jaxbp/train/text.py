@@ -63,6 +63,14 @@ def windows(text: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     return x.reshape(count, length), y.reshape(count, length).astype(np.int32)
 
 
+def spread(x: np.ndarray, y: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` of the windows, as far apart as they can be; all for 0 or where there are no more."""
+    if not 0 < count < len(x):
+        return x, y
+    rows = np.arange(count) * len(x) // count
+    return x[rows], y[rows]
+
+
 def encode(text: str) -> np.ndarray:
     """A text as tokens."""
     return np.frombuffer(text.encode("utf-8"), np.uint8)

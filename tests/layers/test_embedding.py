@@ -21,6 +21,7 @@ from jaxbp.check.oracle import prove
 from tests.proof import normal
 
 IDS = jnp.array([[1, 4, 4], [0, 6, 1]])
+KEY = jax.random.key(0)
 W = normal(1, (7, 5), "float64")
 
 
@@ -125,12 +126,12 @@ def test_no_gradient_of_ids_reaches_the_user_as_an_array() -> None:
             "longer than the table: 3 > 2",
         ),
         (lambda: PositionEmbedding("rotary")((), jnp.ones((1, 3, 5))), "even number of features"),
-        (lambda: PositionEmbedding("rotary")((), jnp.ones(4)), r"\[..., time, features\]"),
+        (lambda: PositionEmbedding("rotary").init(KEY, jnp.ones(4)), r"\[..., time, features\]"),
         (lambda: Head(0), "size must be a positive integer"),
         (lambda: Head(7)({"w": W}, jnp.ones((2, 4))), r"w of shape \[7, 4\], got \[7, 5\]"),
         (lambda: Head(7)({"w": W}, IDS), "floating"),
         (lambda: Tied(Head(7)), "at least two layers"),
-        (lambda: Tied(Embedding(7, 5), Head(8)).init(jax.random.key(0), IDS), "parameters of one shape"),
+        (lambda: Tied(Embedding(7, 5), Head(8)).init(KEY, IDS), "parameters of one shape"),
         (lambda: LinearCrossEntropy()(jnp.ones((2, 3)), IDS), "the pair"),
         (lambda: LinearCrossEntropy()((jnp.ones((2, 3)), W), jnp.ones(2, int)), "h as"),
         (lambda: LinearCrossEntropy()((jnp.ones((2, 7)), W), jnp.array([0, 5])), "labels in 0 … 4"),
