@@ -148,8 +148,8 @@ class Attention(Layer):
         q = _split(product("q", x), kv_heads, self.heads // kv_heads)
         k, v = _split(product("k", m), kv_heads), _split(product("v", m), kv_heads)
         if self.rotary:
-            q = rotate(q, past + jnp.arange(q.shape[-2]), self.base)
-            k = rotate(k, past + jnp.arange(k.shape[-2]), self.base)
+            q = rotate(q, past + _places(q.shape[-2]), self.base)
+            k = rotate(k, past + _places(k.shape[-2]), self.base)
         return q, k, v
 
     def _scores(self, q: Array, k: Array) -> Array:
@@ -167,7 +167,7 @@ class Attention(Layer):
 
     def _seen(self, queries: int, keys: int, mask: Any, past: Any = 0) -> Any:
         """Which query may see which key, broadcastable to `[..., K, G, T, S]`; `None` for all."""
-        ahead = jnp.arange(keys)[None, :] - (past + jnp.arange(queries))[:, None]
+        ahead = _places(keys)[None, :] - (past + _places(queries))[:, None]
         seen = None
         if self.causal:
             seen = ahead <= 0
@@ -211,8 +211,8 @@ class Attention(Layer):
         dk = _einsum("...kgts,...kgtd->...ksd", ds, q)
         # 1: q, k, v = x w_q, m w_k, m w_v
         if self.rotary:
-            dq = rotate(dq, -jnp.arange(dq.shape[-2]), self.base)
-            dk = rotate(dk, -jnp.arange(dk.shape[-2]), self.base)
+            dq = rotate(dq, -_places(dq.shape[-2]), self.base)
+            dk = rotate(dk, -_places(dk.shape[-2]), self.base)
         errors = {"q": _join(dq), "k": _join(dk[..., None, :, :]), "v": _join(dv[..., None, :, :])}
         errors = {name: error.astype(dtype) for name, error in errors.items()}
         down = {
@@ -294,6 +294,10 @@ class Attention(Layer):
                 f"got {shape_text(mask)}"
             )
         return jnp.expand_dims(mask, -2) if mask.shape == keys else mask
+
+
+def _places(count: int) -> Array:
+    return jnp.arange(count, dtype=jnp.int32)
 
 
 def _einsum(formula: str, a: Array, b: Array) -> Array:
