@@ -42,6 +42,8 @@ def console() -> Console:
 def train(argv: Sequence[str]) -> int:
     """`jaxbp train [CONFIG] [--section.field value …] [--resume]`."""
     config, resume = configure(list(argv))
+    if not resume:
+        report.check_free(config)  # before any work is done
     task, out = make_task(config), console()
     if config.is_sweep:
         if resume:

@@ -30,7 +30,7 @@ prove = false
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def standard_promotion():
     """Optax's Adam raises a Python float to an integer count, which strict promotion refuses."""
     with jax.numpy_dtype_promotion("standard"):

@@ -23,6 +23,8 @@ from jaxbp.train.pictures import draw_confusion, draw_curves
 from jaxbp.train.report import read_metrics
 from jaxbp.train.task import keys, make_score, make_task
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 ROOT = Path(__file__).resolve().parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 

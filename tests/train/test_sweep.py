@@ -17,6 +17,8 @@ from jaxbp.train.config import Sweep, read_config
 from jaxbp.train.sweep import by_rate, make_sweep, run_sweep
 from jaxbp.train.task import make_task
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 
 def test_a_member_equals_the_network_trained_alone():
     net, loss = Chain(Dense(4), Tanh(), Dense(3)), SoftmaxCrossEntropy()
