@@ -1,26 +1,33 @@
 """jaxbp: backpropagation written by hand in JAX, proven, and fast. The public names, nothing else."""
 
 from jaxbp.bridge import Auto, as_function
-from jaxbp.compose import Branch, Chain, Residual, Stack
+from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
 from jaxbp.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
+    Attention,
     AvgPool,
     BatchNorm,
     Conv,
     ConvTranspose,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAvgPool,
     GroupNorm,
+    Head,
     Identity,
     LayerNorm,
     LeakyReLU,
     LogSoftmax,
     MaxPool,
+    PositionEmbedding,
     ReLU,
     RMSNorm,
     Sigmoid,
@@ -29,7 +36,7 @@ from jaxbp.layers import (
     Softplus,
     Tanh,
 )
-from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
@@ -39,7 +46,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Add",
+    "Attention",
     "Auto",
     "AvgPool",
     "BatchNorm",
@@ -50,19 +61,23 @@ __all__ = [
     "ConvTranspose",
     "Dense",
     "Dropout",
+    "Embedding",
     "Eval",
     "Flatten",
     "GlobalAvgPool",
     "Graph",
     "GroupNorm",
+    "Head",
     "Identity",
     "InputError",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LinearCrossEntropy",
     "LogSoftmax",
     "Loss",
     "MaxPool",
+    "PositionEmbedding",
     "Precision",
     "RMSNorm",
     "ReLU",
@@ -76,6 +91,7 @@ __all__ = [
     "SquaredError",
     "Stack",
     "Tanh",
+    "Tied",
     "Train",
     "as_function",
     "gradient",

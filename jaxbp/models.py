@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxbp.compose import Branch, Chain, Residual, Stack
+from jaxbp.language import char_lstm, gated_mlp, gpt
 from jaxbp.layer import InputError, Layer
 from jaxbp.layers import (
     BatchNorm,
@@ -21,6 +22,8 @@ from jaxbp.layers import (
     Sigmoid,
     Softmax,
 )
+
+__all__ = ["autoencoder", "char_lstm", "gated_mlp", "gpt", "lenet", "mlp", "notes_network", "resnet"]
 
 
 def mlp(

@@ -195,7 +195,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Arguments("evaluate", "reload a run and report on its held-out data")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
     path = parser.parse_args(argv).run
-    task, params = _reload(path)
+    task, params = reload(path)
     data = task.data
     value, accuracy, predicted = make_score(task.net, task.loss)(params, data.test_x, data.test_y)
     out = console()
@@ -228,7 +228,7 @@ def predict(argv: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="a .npy, .npz or .csv with one row an input")
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
-    task, params = _reload(given.run)
+    task, params = reload(given.run)
     (raw,) = read_arrays(Path(given.file))
     x = task.data.inputs(raw, given.file)
     prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
@@ -285,7 +285,7 @@ def _run_row(path: Path) -> list[str]:
         return ["–", "–", "–", "no summary", "–", "–", "–"]
 
 
-def _reload(path: str) -> tuple[Task, Any]:
+def reload(path: str) -> tuple[Task, Any]:
     """A run's task and trained parameters."""
     task = make_task(report.open_run(Path(path)))
     like = jax.eval_shape(task.init, jax.random.key(0))

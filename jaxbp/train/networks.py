@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
 from msgspec import Meta
 
 from jaxbp import layers
 from jaxbp.compose import Chain
 from jaxbp.layer import InputError, Layer
-from jaxbp.models import lenet, mlp, resnet
+from jaxbp.models import char_lstm, gpt, lenet, mlp, resnet
 from jaxbp.train.schema import Count, Section, Share
 
 if TYPE_CHECKING:
@@ -145,4 +146,74 @@ def _check_image(model: Model, dataset: Dataset) -> None:
         )
 
 
-MODELS: dict[str, type[Model]] = {"mlp": MLP, "lenet": LeNet, "resnet": ResNet}
+class GPT(Model, frozen=True, kw_only=True):
+    """A decoder-only transformer over tokens, with a tied head."""
+
+    takes: ClassVar[str] = "tokens"
+
+    name: str = "gpt"
+    """which network"""
+    depth: Count = 4
+    """blocks"""
+    heads: Count = 4
+    """heads of attention in a block"""
+    features: Count = 128
+    """width"""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """how places are told apart; learned ones end with the window"""
+    dropout: Share = 0.0
+    """share of every block's outputs, and of its attention, that is dropped in training"""
+
+    def build(self, dataset: Dataset) -> Layer:
+        return gpt(
+            dataset.outputs,
+            depth=self.depth,
+            heads=self.heads,
+            features=self.features,
+            length=_tokens(dataset, self.name),
+            positions=self.positions,
+            dropout=self.dropout,
+        )
+
+
+class CharLSTM(Model, frozen=True, kw_only=True):
+    """LSTMs over tokens."""
+
+    takes: ClassVar[str] = "tokens"
+
+    name: str = "char_lstm"
+    """which network"""
+    depth: Count = 1
+    """LSTMs in a row"""
+    features: Count = 256
+    """size of an LSTM's state"""
+    embedding: Count = 64
+    """size of a token's vector"""
+    dropout: Share = 0.0
+    """share of every LSTM's outputs that is dropped in training"""
+
+    def build(self, dataset: Dataset) -> Layer:
+        _tokens(dataset, self.name)
+        return char_lstm(
+            dataset.outputs,
+            features=self.features,
+            depth=self.depth,
+            embedding=self.embedding,
+            dropout=self.dropout,
+        )
+
+
+def _tokens(dataset: Dataset, name: str) -> int:
+    """The length of a window of tokens."""
+    if len(dataset.shape) != 1 or not np.issubdtype(dataset.x.dtype, np.integer):
+        raise InputError(f'model.name: "{name}" reads tokens, such as data.name = "text"')
+    return dataset.shape[0]
+
+
+MODELS: dict[str, type[Model]] = {
+    "mlp": MLP,
+    "lenet": LeNet,
+    "resnet": ResNet,
+    "gpt": GPT,
+    "char_lstm": CharLSTM,
+}
