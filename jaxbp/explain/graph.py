@@ -88,9 +88,28 @@ class Part:
         return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.mode)
 
 
+class Web:
+    """Blocks in forward order, the last of them a single neuron, and the bundles between them."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self._leaving: dict[int, list[Bundle]] = {}
+
+    @property
+    def end(self) -> Block:
+        """What is differentiated: the loss, a block of one."""
+        return self.blocks[-1]
+
+    def connect(self, bundle: Bundle) -> None:
+        self._leaving.setdefault(id(bundle.source), []).append(bundle)
+
+    def leaving(self, block: Block) -> list[Bundle]:
+        return self._leaving.get(id(block), [])
+
+
 @dataclasses.dataclass(eq=False)
-class Graph:
-    """Blocks in forward order, the bundles between them, and the parts that hold parameters."""
+class Graph(Web):
+    """A network at work on one example, and its parts in forward order."""
 
     net: Layer
     loss: Loss
@@ -98,10 +117,11 @@ class Graph:
     x: PyTree
     y: Any
     mode: Mode
-    blocks: list[Block] = dataclasses.field(default_factory=list)
-    bundles: list[Bundle] = dataclasses.field(default_factory=list)
     parts: list[Part] = dataclasses.field(default_factory=list)
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__init__()
 
     @property
     def input(self) -> Block:
@@ -110,14 +130,6 @@ class Graph:
     @property
     def prediction(self) -> Block:
         return self.blocks[-2]
-
-    @property
-    def end(self) -> Block:
-        """The loss, a block of one."""
-        return self.blocks[-1]
-
-    def leaving(self, block: Block) -> list[Bundle]:
-        return [bundle for bundle in self.bundles if bundle.source is block]
 
     def add(self, letter: str, layer: int | None, value: PyTree) -> Block:
         """A new block; primes are added to the letter until the name is its own."""
@@ -157,7 +169,7 @@ class Walk:
         at = (place.address, place.slices, block, target)
         part = Part(layer, place.params, x, y, saved, place.mode, number, *at)
         self.graph.parts.append(part)
-        self.graph.bundles.append(Bundle(block, target, part))
+        self.graph.connect(Bundle(block, target, part))
         return y, target
 
     @wire.register(Chain)
@@ -173,7 +185,7 @@ class Walk:
         y = jax.tree.map(jnp.add, x, y)
         total = self.graph.add("s", self.count, y)
         for source in (block, body):
-            self.graph.bundles.append(Bundle(source, total, None, eye_array(body.value.size).tocsr()))
+            self.graph.connect(Bundle(source, total, None, eye_array(body.value.size).tocsr()))
         return y, total
 
     @wire.register(Branch)
@@ -189,7 +201,7 @@ class Walk:
         pulled = jax.vmap(lambda u: tuple(MERGES[layer.merge].part(joined, u)))(units)
         for (_, source), rows in zip(ends, pulled, strict=True):
             matrix = csr_array(np.asarray(rows, np.float64).reshape(total.value.size, -1).T)
-            self.graph.bundles.append(Bundle(source, total, None, matrix))
+            self.graph.connect(Bundle(source, total, None, matrix))
         return y, total
 
     @wire.register(Stack)
@@ -239,5 +251,5 @@ def build(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode 
     edges = csr_array(
         (slopes, np.zeros(slopes.size, int), np.arange(slopes.size + 1)), shape=(slopes.size, 1)
     )
-    graph.bundles.append(Bundle(block, end, None, edges))
+    graph.connect(Bundle(block, end, None, edges))
     return graph

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_array
 
-from jaxbp.explain.graph import Block, Graph
+from jaxbp.explain.graph import Block, Bundle, Web
 
 LIMB = 24
 
@@ -36,7 +36,7 @@ class Ahead:
 class Pass:
     """One pass from the loss back to wherever it is asked for; what it has found is kept."""
 
-    graph: Graph
+    graph: Web
     known: dict[int, Ahead] = field(default_factory=dict)
 
     def ahead(self, block: Block) -> Ahead:
@@ -103,14 +103,18 @@ def strongest(matrix: csr_array, best: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Step:
-    """One neuron on a path, and the derivative of it by the one before."""
+    """One neuron on a path, the derivative of it by the one before, and the bundle that edge is in."""
 
     block: Block
     index: int
     factor: float
+    bundle: Bundle | None
 
 
-def largest(walk: Pass, start: list[tuple[Block, csr_array]], k: int) -> list[list[Step]]:
+Start = tuple[Block, csr_array, Bundle | None]
+
+
+def largest(walk: Pass, start: list[Start], k: int) -> list[list[Step]]:
     """The `k` paths of largest absolute product; `start` are the edges of the weight itself, `[1, n]`.
 
     A partial path is worth its product times the best that can follow. The queue hands out the most
@@ -120,19 +124,26 @@ def largest(walk: Pass, start: list[tuple[Block, csr_array]], k: int) -> list[li
     order = itertools.count()
     queue: list[tuple[float, int, int, float, tuple[Step, ...]]] = []
 
-    def extend(product: float, steps: tuple[Step, ...], target: Block, line: csr_array, row: int) -> None:
+    def extend(
+        product: float,
+        steps: tuple[Step, ...],
+        target: Block,
+        line: csr_array,
+        row: int,
+        bundle: Bundle | None = None,
+    ) -> None:
         best = walk.ahead(target).best
         counts = walk.ahead(target).count
         low, high = line.indptr[row], line.indptr[row + 1]
         for i, factor in zip(line.indices[low:high].tolist(), line.data[low:high].tolist(), strict=True):
             if counts[i]:
                 worth = abs(product * factor) * float(best[i])
-                step = (*steps, Step(target, i, factor))
+                step = (*steps, Step(target, i, factor, bundle))
                 worth = float(f"{worth:.12g}")  # equal but for rounding is a tie, in the neurons' order
                 heapq.heappush(queue, (-worth, -len(step), next(order), product * factor, step))
 
-    for target, line in start:
-        extend(1.0, (), target, line, 0)
+    for target, line, bundle in start:
+        extend(1.0, (), target, line, 0, bundle)
     found: list[list[Step]] = []
     while queue and len(found) < k:
         _, _, _, product, steps = heapq.heappop(queue)
@@ -141,5 +152,5 @@ def largest(walk: Pass, start: list[tuple[Block, csr_array]], k: int) -> list[li
             found.append(list(steps))
             continue
         for bundle in walk.graph.leaving(last.block):
-            extend(product, steps, bundle.target, bundle.jacobian, last.index)
+            extend(product, steps, bundle.target, bundle.jacobian, last.index, bundle)
     return found

@@ -6,6 +6,7 @@ never simplified beyond what the constructors below do, so that a formula keeps 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from html import escape
@@ -30,6 +31,8 @@ def num(value: float | str) -> Expr:
     if isinstance(value, str):
         return Expr("num", (value,))
     value = float(value)
+    if not math.isfinite(value):
+        return name("∞") if value > 0 else neg(name("∞")) if value < 0 else name("NaN")
     shown = str(int(value)) if value == int(value) and abs(value) < 1e6 else f"{value:.6g}"
     return Expr("neg", (num(shown[1:]),)) if shown.startswith("-") else Expr("num", (shown,))
 
@@ -142,6 +145,7 @@ def _text_mul(e: Expr) -> str:
         tight = number_first and (shown[0].isalpha() or shown[0] == "(") and not _is_exp(part)
         tight = tight or (shown[0] == "(" and last is not None and last.op != "mul")
         dot = last is not None and (part.op == "num" or (last.op == "num" and not tight and _is_atom(part)))
+        dot = dot or part == last
         out += ("" if last is None or tight else " · " if dot and not _is_exp(part) else " ") + shown
         last = part
     return out

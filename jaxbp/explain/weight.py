@@ -13,7 +13,7 @@ import numpy as np
 from jaxbp.explain import jacobian, names
 from jaxbp.explain.formulas import Formulas
 from jaxbp.explain.graph import Block, Graph, build
-from jaxbp.explain.paths import Ahead, Pass, largest
+from jaxbp.explain.paths import Ahead, Pass, Start, largest
 from jaxbp.explain.symbols import Expr
 from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 from jaxbp.losses import Loss
@@ -157,7 +157,7 @@ class Explainer:
         found = largest(self.walk, start, k)
         count = edges = 0
         total = 0.0
-        for block, line in start:
+        for block, line, _ in start:
             ahead = self.walk.ahead(block)
             for i, factor in zip(line.indices.tolist(), line.data.tolist(), strict=True):
                 count += ahead.count[i]
@@ -165,7 +165,7 @@ class Explainer:
                 total += factor * float(ahead.error[i])
         shown = tuple(self._path(target, steps, formulas) for steps in found)
         remainder = total - float(np.sum([p.contribution for p in shown])) if count > len(shown) else 0.0
-        once = sum(line.nnz for _, line in start) + self.walk.edges_from(start[0][0])
+        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(start[0][0])
         savings = Savings(count, edges, once)
         meets, error = self._two_equations(target, start, shown)
         return Explanation(
@@ -185,37 +185,33 @@ class Explainer:
             explainer=self,
         )
 
-    def _start(self, target: names.Target) -> list[tuple[Block, Any]]:
+    def _start(self, target: names.Target) -> list[Start]:
         """The edges from the weight to the neurons it touches directly."""
         part = target.part
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
-            return [(b.target, b.jacobian[[target.index], :]) for b in leaving]
+            return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
         at = (part.layer, part.params, part.x, part.y, part.saved, part.mode)
-        return [(part.target, jacobian.touched(*at, target.leaf, target.index))]
+        return [(part.target, jacobian.touched(*at, target.leaf, target.index), None)]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)
         nodes = tuple(step.block.neuron(step.index) for step in steps)
         written: list[Expr | None] = []
-        before: tuple[Block, int] | None = (
-            (self.graph.input, target.index) if target.part is None else None
-        )
+        before = target.index
         for step in steps if formulas else ():
-            if before is None:
+            if step.bundle is None:
                 written.append(self.formulas.weight(target, step.block, step.index))
             else:
-                source, j = before
-                bundle = next(b for b in self.graph.leaving(source) if b.target is step.block)
-                written.append(self.formulas.edge(bundle, j, step.index))
-            before = (step.block, step.index)
+                written.append(self.formulas.edge(step.bundle, before, step.index))
+            before = step.index
         return Path(nodes, factors, float(np.prod(factors)), tuple(written))
 
     def _two_equations(self, target: names.Target, start: Any, shown: tuple[Path, ...]) -> Any:
         """`∂L/∂w = δ · h`, where the weight touches a single neuron: `(("h12", h), ("δ21", δ))`."""
         if target.part is None or len(start) != 1 or start[0][1].nnz != 1 or not shown:
             return None, None
-        block, line = start[0]
+        block, line, _ = start[0]
         i = int(line.indices[0])
         symbol = block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
         formula = shown[0].formulas[0] if shown[0].formulas else None
