@@ -55,7 +55,8 @@ def arrays(graph: Graph) -> Iterator[tuple[Part, int, str, str, Any]]:
             yield part, leaf, own[-1] if own else "w", full, array
 
 
-def _target(part: Part, leaf: int, key: str, prefix: str, array: Any, place: tuple[int, ...]) -> Target:
+def make(part: Part, leaf: int, key: str, prefix: str, array: Any, place: tuple[int, ...]) -> Target:
+    """The `Target` of the entry at `place` of a part's array."""
     ordered = tuple(k + 1 for k in reversed(place))
     inside = ", ".join(str(k) for k in (*part.slices, *place))
     path = f"{prefix}[{inside}]" if inside else prefix
@@ -74,7 +75,7 @@ def everything(graph: Graph) -> Iterator[Target]:
     """Every weight and bias, layer by layer; within a matrix by neuron, then by where it comes from."""
     for part, leaf, key, prefix, array in arrays(graph):
         for reverse in np.ndindex(*reversed(np.shape(array))):
-            yield _target(part, leaf, key, prefix, array, tuple(reversed(reverse)))
+            yield make(part, leaf, key, prefix, array, tuple(reversed(reverse)))
 
 
 def find(graph: Graph, asked: str) -> Target:
@@ -108,7 +109,7 @@ def _by_name(graph: Graph, asked: str, letter: str, digits: str) -> Target:
             continue
         place = tuple(int(n) - 1 for n in reversed(numbers[1:]))
         if all(0 <= k < n for k, n in zip(place, shape, strict=True)):
-            return _target(part, leaf, key, prefix, array, place)
+            return make(part, leaf, key, prefix, array, place)
         ends = notes_name(letter, part.number, tuple(reversed(shape)))
         raise InputError(f"weight: there is no {asked!r}; in that layer {letter} goes up to {ends}")
     raise InputError(f"weight: cannot read {asked!r} (layer, to, from: w212 or w2_13_4); {_offer(graph)}")
@@ -125,7 +126,7 @@ def _by_path(graph: Graph, asked: str) -> Target:
         shape = np.shape(array)
         if len(place) != len(shape) or not all(k < n for k, n in zip(place, shape, strict=True)):
             raise InputError(f"weight: {prefix} has shape {list(shape)}, so {asked!r} names no entry of it")
-        return _target(part, leaf, key, prefix, array, place)
+        return make(part, leaf, key, prefix, array, place)
     raise InputError(f"weight: there is no {asked!r}; {_offer(graph)}")
 
 
@@ -134,7 +135,17 @@ def _offer(graph: Graph) -> str:
     shown = []
     for part, leaf, key, prefix, array in arrays(graph):
         last = tuple(n - 1 for n in np.shape(array))
-        shown.append(_target(part, leaf, key, prefix, array, last).name)
+        shown.append(make(part, leaf, key, prefix, array, last).name)
     more = f" and {len(shown) - 6} other arrays" if len(shown) > 6 else ""
     inputs = [graph.input.neuron(graph.input.value.size - 1)] if floats(graph.x) else []
     return "the last entries are " + ", ".join(shown[:6] + inputs) + more
+
+
+def entry(target: Target, tree: Any) -> float | None:
+    """The entry of `tree` (parameters, or their gradients) that a target names."""
+    asked = tokens(target.path)
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        own = tokens(jax.tree_util.keystr(path))
+        if asked[: len(own)] == own and len(asked) == len(own) + np.ndim(array):
+            return float(np.asarray(array)[tuple(map(int, asked[len(own) :]))])
+    return None

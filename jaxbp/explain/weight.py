@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -115,15 +117,12 @@ class Explainer:
     def __init__(
         self, net: Layer, params: PyTree, x: Any, y: Any, loss: Loss, mode: Mode | None = None
     ) -> None:
-        mode = Eval() if mode is None else mode
-        self.net, self.loss = net, loss
+        self.net, self.loss, self.mode = net, loss, Eval() if mode is None else mode
         with jax.enable_x64(True):
             self.params = _wide(params)
-            self.x, self.y, self.graph = _one_example(net, self.params, _wide(x), _wide(y), loss, mode)
-            self.value, self.grads, self.dx = _both_passes(net, loss)(self.params, self.x, self.y, mode)
-            self.walk = Pass(self.graph)
-            self.formulas = Formulas(self.graph)
-        self.mode = mode
+            example = _one_example(net, self.params, _wide(x), _wide(y), loss, self.mode)
+            self.x, self.y, graph = example
+            self._take(graph)
 
     def weight(self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True) -> Explanation:
         """The `Explanation` of one weight; `reference` also asks `jax.grad` for the same number."""
@@ -145,15 +144,27 @@ class Explainer:
         """What `net.backward` says about an entry."""
         if target.part is None:
             return float(jacobian.flat(self.dx)[target.index])
-        entry = names.tokens(target.path)
-        for path, array in jax.tree_util.tree_leaves_with_path(self.grads):
-            own = names.tokens(jax.tree_util.keystr(path))
-            if entry[: len(own)] == own and len(entry) == len(own) + np.ndim(array):
-                return float(np.asarray(array)[tuple(map(int, entry[len(own) :]))])
-        raise InputError(f"weight: the network's backward pass returned no gradient for {target.path}")
+        found = names.entry(target, self.grads)
+        if found is None:
+            raise InputError(f"weight: the network's backward pass has no gradient for {target.path}")
+        return found
+
+    def at(self, params: PyTree) -> Explainer:
+        """The same network, example and loss with other parameters."""
+        other = copy.copy(self)
+        with jax.enable_x64(True):
+            other.params = _wide(params)
+            graph = build(self.net, other.params, self.x, self.y, self.loss, self.mode)
+            other._take(graph)
+        return other
+
+    def _take(self, graph: Graph) -> None:
+        passes = _both_passes(self.net, self.loss)
+        self.graph, self.walk, self.formulas = graph, Pass(graph), Formulas(graph)
+        self.value, self.grads, self.dx = passes(self.params, self.x, self.y, self.mode)
 
     def _explain(self, target: names.Target, k: int, reference: bool, formulas: bool) -> Explanation:
-        start = self._start(target)
+        start = self.start(target)
         found = largest(self.walk, start, k)
         count = edges = 0
         total = 0.0
@@ -185,7 +196,7 @@ class Explainer:
             explainer=self,
         )
 
-    def _start(self, target: names.Target) -> list[Start]:
+    def start(self, target: names.Target) -> list[Start]:
         """The edges from the weight to the neurons it touches directly."""
         part = target.part
         if part is None:
@@ -272,8 +283,9 @@ def _wide(tree: PyTree) -> PyTree:
     return jax.tree.map(widen, lists)
 
 
+@lru_cache(maxsize=64)
 def _both_passes(net: Layer, loss: Loss) -> Any:
-    """`fn(params, x, y, mode) -> (value, grads, dx)`: the training pass, with the input's error kept."""
+    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled once: the training pass, with the input's error kept."""
 
     @jax.jit
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
