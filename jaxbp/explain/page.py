@@ -247,7 +247,13 @@ def _targets(
         _add(explainer, found, asked, shown)
     if not found:
         raise InputError("page: no weight with a name to show; name one with weight=")
-    return list(found.values())
+    return sorted(found.values(), key=lambda pair: _order(pair[1]))
+
+
+def _order(target: names.Target) -> tuple[Any, ...]:
+    """Layer by layer, in a layer by name of the array, in it by neuron, then by where it comes from."""
+    number = (target.part.number or 0) if target.part is not None else 0
+    return number, target.key, target.place[::-1]
 
 
 def _add(explainer: Explainer, found: Any, target: names.Target, shown: list[list[int]]) -> None:
