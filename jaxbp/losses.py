@@ -163,7 +163,9 @@ class SoftmaxCrossEntropy(Loss):
         p, target, weight = saved
         wide_p = p.astype(weight.dtype)
         y = self._distribution(wide_p, target)
-        da = weight * (jnp.sum(y, axis=-1, keepdims=True) * wide_p - y)
+        # labels sum to 1 by their making; a sum over the classes is spared
+        total = 1 if _is_labels(p, target) else jnp.sum(y, axis=-1, keepdims=True)
+        da = weight * (total * wide_p - y)
         return da.astype(p.dtype)
 
     def _distribution(self, like: Array, target: Array) -> Array:
