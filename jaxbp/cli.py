@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": ("jaxbp.train.command:evaluate", "reload a run and report on its held-out data"),
     "predict": ("jaxbp.train.command:predict", "run a trained network on new inputs"),
     "runs": ("jaxbp.train.command:runs", "list the runs in a folder"),
+    "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
+    "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
 }
 
 

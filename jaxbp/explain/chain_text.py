@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from jaxbp.explain.render import big, figure, plural
+from jaxbp.explain.render import big, figure, fine, plural
 from jaxbp.explain.symbols import Expr, latex, latex_name, mul, text
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ LONGEST = 160
 
 def exact(value: float) -> str:
     """Every digit of a float64, without an empty fraction."""
-    return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e15
+    return repr(int(value)) if whole else repr(float(value))
 
 
 def product_text(factors: list[Expr]) -> str:
@@ -95,10 +97,10 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
         for route in d.routes:
             formulas = " · ".join(map(_in_product, route.formulas[::-1]))
             lines.append(f"  {' → '.join((d.input, *route.nodes))}")
-            lines.append(f"     {formulas} = {figure(route.contribution, 10)}")
+            lines.append(f"     {formulas} = {fine(route.contribution)}")
         if d.count > len(d.routes):
             lines.append(
-                f"  {big(d.count - len(d.routes))} others contribute {figure(d.remainder, 10)}"
+                f"  {big(d.count - len(d.routes))} others contribute {fine(d.remainder)}"
             )
         lines += _in_inputs(e, d, head)
         pad = pad if lines[-1].startswith(f"{head} = ") else head

@@ -96,7 +96,11 @@ class FunctionExplanation:
 
 
 def explain_function(
-    f: Callable[..., Any], *x: Any, names: Sequence[str] | None = None, k: int = 8
+    f: Callable[..., Any],
+    *x: Any,
+    names: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+    k: int = 8,
 ) -> FunctionExplanation:
     """The derivative of `f(*x)` by each of `x`, as the chain rule gives it.
 
@@ -105,16 +109,16 @@ def explain_function(
     multiply; where a value is used twice, there are several paths, and they add.
 
     `x` are numbers or arrays (an array's entries are inputs `x1`, `x2`, …); `f` returns one number.
-    `names` are the stages' names in order, instead of `h1, h2, …, y`; the inputs have the names of the
-    function's own parameters. At most `k` paths an input are listed, all are counted. Computed in
+    `names` are the stages' names in order, instead of `h1, h2, …, y`; `inputs` are the
+    inputs' names, instead of those of the function's own parameters. At most `k` paths an input are listed, all are counted. Computed in
     float64. Ties in a maximum share the derivative equally, as in JAX.
 
     Raises `InputError` where `f` does not return one number, or uses an operation without a row in the
     table, and names it.
     """
-    inputs, reader = _inputs(f, x), Reader()
+    pairs, reader = _inputs(f, x, inputs), Reader()
     with jax.enable_x64(True):
-        wide = [jnp.asarray(value, jnp.float64) for _, value in inputs]
+        wide = [jnp.asarray(value, jnp.float64) for _, value in pairs]
         closed = jax.make_jaxpr(f)(*wide)
         starts = [reader.input(np.asarray(value)) for value in wide]
         results = reader.run(closed.jaxpr, closed.consts, starts)
@@ -124,7 +128,7 @@ def explain_function(
         end = int(results[0].stage.reshape(-1)[0])
         references = function_gradients(f, wide)
         value = float(results[0].array.reshape(-1)[0])
-    labels = [label for label, value in inputs for label in _entries(label, np.asarray(value))]
+    labels = [label for label, value in pairs for label in _entries(label, np.asarray(value))]
     stages, end = _live(reader.stages, end, len(labels), value)
     _name(stages, end, labels, names)
     flat = np.concatenate([g.reshape(-1) for g in references]) if references else np.zeros(0)
@@ -132,7 +136,7 @@ def explain_function(
     return FunctionExplanation(tuple(stages), stages[end].name, value, derivatives)
 
 
-def _inputs(f: Callable[..., Any], x: Sequence[Any]) -> list[tuple[str, Any]]:
+def _inputs(f: Callable[..., Any], x: Sequence[Any], given: Sequence[str] | None) -> list[tuple[str, Any]]:
     """Arguments with the names of the function's parameters."""
     if not x:
         raise InputError("explain_function: expected at least one number to differentiate at, got none")
@@ -142,6 +146,10 @@ def _inputs(f: Callable[..., Any], x: Sequence[Any]) -> list[tuple[str, Any]]:
         ]
     except (TypeError, ValueError):
         parameters = []
+    if given is not None:
+        if len(given) != len(x):
+            raise InputError(f"inputs: expected {len(x)} names, got {len(given)}: {list(given)}")
+        parameters = list(given)
     if len(parameters) < len(x):
         parameters = ["x"] if len(x) == 1 else [f"x{i + 1}" for i in range(len(x))]
     for label, value in zip(parameters, x, strict=False):

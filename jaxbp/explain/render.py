@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     from jaxbp.explain.weight import Explanation, Path
 
 
-def figure(value: float, digits: int = 6) -> str:
+def figure(value: float | int, digits: int = 6) -> str:
     """A number for reading: up to `digits` significant digits, without an empty fraction."""
     shown = f"{value:.{digits}g}"
     return "0" if shown in ("0", "-0") else shown
+
+
+def fine(value: float | int) -> str:
+    """A number to compare with another: 11 decimals, or 11 significant digits where it is small."""
+    if not 1e-4 <= abs(value) < 1e6:
+        return figure(value, 11)
+    return f"{value:.11f}".rstrip("0").rstrip(".")
 
 
 def big(count: int) -> str:
@@ -50,14 +57,14 @@ def path_lines(weight: str, path: Path) -> list[str]:
         known = zip(path.formulas, names, strict=True)
         lines.append("= " + " · ".join(_factor(formula, symbol) for formula, symbol in known))
     numbers = " · ".join(map(_number, path.factors))
-    lines.append(f"= {numbers} = {figure(path.contribution, 10)}")
+    lines.append(f"= {numbers} = {fine(path.contribution)}")
     return lines
 
 
 def weight_text(e: Explanation) -> str:
     where = f" ({e.path})" if e.path not in (e.weight, "x") else ""
     lines = [
-        f"∂L/∂{e.weight} = {figure(e.gradient, 11)}",
+        f"∂L/∂{e.weight} = {fine(e.gradient)}",
         f"    {e.weight} = {figure(e.value, 8)}{where}, L = {figure(e.loss, 12)}",
         "",
     ]
@@ -74,11 +81,11 @@ def weight_text(e: Explanation) -> str:
         (symbol, delta), (met, value) = e.error, e.meets
         lines.append(f"The same as one product: {symbol} · {met} = {_number(delta)} · {_number(value)}")
     if e.reference is not None:
-        lines.append(f"jax.grad says {figure(e.reference, 11)}, off by {abs(e.reference - e.total):.1e}")
+        lines.append(f"jax.grad says {fine(e.reference)}, off by {abs(e.reference - e.total):.1e}")
     if e.path != "x":
         lines.append(
             f"One step: {e.weight} := {figure(e.value, 8)} - {figure(e.rate)} · {_number(e.gradient)} "
-            f"= {figure(e.stepped, 11)}"
+            f"= {fine(e.stepped)}"
         )
     lines += ["", savings_line(e)]
     return "\n".join(lines)
@@ -89,12 +96,15 @@ def _which(e: Explanation) -> str:
 
 
 def _sum_lines(e: Explanation) -> list[str]:
-    parts = [figure(p.contribution, 8) for p in e.paths]
+    parts = [fine(p.contribution) for p in e.paths]
     rest = e.count - len(e.paths)
-    lines = [f"Sum: {' + '.join(f'({p})' if p.startswith('-') else p for p in parts)}"]
+    written = " + ".join(f"({p})" if p.startswith("-") else p for p in parts)
+    if len(parts) > 12:
+        written = fine(e.total - e.remainder) + f" from the {len(parts)} paths above"
+    lines = [f"Sum: {written}"]
     if rest:
-        lines.append(f"     + {figure(e.remainder, 8)} from the {plural(rest, 'other path')}")
-    lines.append(f"     = {figure(e.total, 11)}")
+        lines.append(f"     + {fine(e.remainder)} from the {plural(rest, 'other path')}")
+    lines.append(f"     = {fine(e.total)}")
     return lines
 
 

@@ -26,7 +26,7 @@ class Expr:
         return text(self)
 
 
-def num(value: float | str) -> Expr:
+def num(value: float | int | str) -> Expr:
     """A number: integers without a point, others with up to 6 significant digits."""
     if isinstance(value, str):
         return Expr("num", (value,))
@@ -242,6 +242,9 @@ def latex(e: Expr) -> str:
 # --- MathML -----------------------------------------------------------------------------------------
 
 
+_MINUS = '<mo form="prefix" lspace="0" rspace="0">−</mo>'
+
+
 def mathml_name(label: str) -> str:
     """`ŷ1` as `<msub>`; plain `<mi>` where there is no index."""
     letters, index = split_name(label)
@@ -276,7 +279,7 @@ def mathml(e: Expr) -> str:
         case "pow":
             return f"<msup>{wrapped(0, 'add', 'mul', 'div', 'neg', 'pow', 'call')}{parts[1]}</msup>"
         case "neg":
-            return f"<mrow><mo>−</mo>{wrapped(0, 'add', 'neg')}</mrow>"
+            return f"<mrow>{_MINUS}{wrapped(0, 'add', 'neg')}</mrow>"
         case "step":
             return f"<mrow><mo>[</mo>{parts[0]}<mo>&gt;</mo><mn>0</mn><mo>]</mo></mrow>"
     return f"<mrow><mi>{e.args[0]}</mi><mo>(</mo>{'<mo>,</mo>'.join(parts)}<mo>)</mo></mrow>"

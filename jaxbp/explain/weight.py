@@ -149,6 +149,13 @@ class Explainer:
             raise InputError(f"weight: the network's backward pass has no gradient for {target.path}")
         return found
 
+    def gradient_array(self, prefix: str, slices: tuple[int, ...] = ()) -> np.ndarray:
+        """What `net.backward` says about a whole array, by pytree path; `slices` cut a stack's."""
+        for path, array in jax.tree_util.tree_leaves_with_path(self.grads):
+            if names.tokens(jax.tree_util.keystr(path)) == names.tokens(prefix):
+                return np.asarray(array, np.float64)[slices]
+        raise InputError(f"weight: the network's backward pass has no gradient for {prefix}")
+
     def at(self, params: PyTree) -> Explainer:
         """The same network, example and loss with other parameters."""
         other = copy.copy(self)

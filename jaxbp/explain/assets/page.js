@@ -104,7 +104,7 @@
     for (let c = 1; c < data.columns.length; c++) {
       const feeding = data.bundles.filter((b) => b.to === c);
       const diagonal = feeding.every((b) => b.edges.every((e) => e.a === e.b)) && data.columns[c].kind !== "loss";
-      xs.push(xs[c - 1] + (data.columns[c].kind === "weights" ? 190 : diagonal ? 92 : 128));
+      xs.push(xs[c - 1] + (data.columns[c].kind === "weights" ? 190 : diagonal ? 112 : 132));
     }
     const rows = Math.max(...data.columns.map((c) => c.neurons.length));
     return { xs, height: TOP + rows * ROW + 46, y: (c, i) => TOP + ROW * (i + 0.5 + (rows - data.columns[c].neurons.length) / 2) };
@@ -278,12 +278,13 @@
   const slope = (of, by) => `<mfrac><mrow><mo>∂</mo>${of}</mrow><mrow><mo>∂</mo>${by}</mrow></mfrac>`;
   const mathName = (c, i) => data.columns[c].neurons[i].math;
   const targetMath = () => target().math ?? `<mtext>${target().name.replace(/[<>&]/g, "")}</mtext>`;
+  const MINUS = '<mo form="prefix" lspace="0" rspace="0">−</mo>';
   const dot = "<mo>⋅</mo>";
   const braced = (inner) => `<mrow><mo>(</mo>${inner}<mo>)</mo></mrow>`;
   const mathNumber = (v) => {
     const [head, tail] = num(Math.abs(v)).split("e");
     const size = tail === undefined ? `<mn>${head}</mn>` : `<mrow><mn>${head}</mn>${dot}<msup><mn>10</mn><mn>${tail}</mn></msup></mrow>`;
-    return v < 0 ? braced(`<mo>−</mo>${size}`) : size;
+    return v < 0 ? braced(MINUS + size) : size;
   };
   const math = (inner) => `<math><mrow>${inner}</mrow></math>`;
   function symbolsMath(path) {
@@ -297,7 +298,7 @@
       return step.loose ? braced(step.math) : step.math;
     }).join(dot);
   }
-  const signed = (v) => (v < 0 ? "<mo>−</mo>" : "") + mathNumber(Math.abs(v));
+  const signed = (v) => (v < 0 ? MINUS : "") + mathNumber(Math.abs(v));
   const numbersMath = (path) => factorsOf(path).map(mathNumber).join(dot) + `<mo>=</mo>` + signed(path.contribution);
 
   // --- showing ---------------------------------------------------------------------------------
@@ -328,10 +329,10 @@
       g.setAttribute("class", ["edge",
         edge.weight !== null ? (v < 0 ? "neg" : "pos") : "",
         byWeight.has(edge.weight) ? "button" : "",
-        mine || (chosen.kind === "input" && startsWith(current, bundle, edge)) ? "chosen" : onNow.has(key) ? "now" : onPath.has(key) ? "lit" : "",
+        stage.kind === "all" && (mine || (chosen.kind === "input" && startsWith(current, bundle, edge))) ? "chosen" : stage.kind !== "all" ? "" : onNow.has(key) ? "now" : onPath.has(key) ? "lit" : "",
         dimEdge(stage, bundle, mine || onNow.has(key) || onPath.has(key)) ? "dim" : ""].filter(Boolean).join(" "));
       const width = edge.weight === null ? 1.2 : 0.8 + (5.2 * Math.abs(v)) / biggest;
-      g.querySelector(".line").style.strokeWidth = mine || onNow.has(key) ? "" : width;
+      g.querySelector(".line").style.strokeWidth = stage.kind === "all" && (mine || onNow.has(key)) ? "" : width;
       g.dataset.value = v;
       if (g.classList.contains("button")) {
         g.setAttribute("aria-label", g.describe().replaceAll("\n", ", "));
