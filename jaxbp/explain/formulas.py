@@ -21,7 +21,7 @@ from jaxbp.explain.graph import Block, Bundle, Graph, Part
 from jaxbp.explain.names import Target, notes_name
 from jaxbp.explain.symbols import ONE, Expr, call, exp, mul, name, neg, num, power, step, sub
 
-DRAWS = 3
+DRAWS = 4
 Point = tuple[Any, ...]
 
 
@@ -86,7 +86,7 @@ class Formulas:
         number = part.target.number
         if number not in self._points:
             at = (part.layer, part.params, part.x, part.mode)
-            self._points[number] = [jacobian.draw(*at, 7 + k, signed=True) for k in range(DRAWS)]
+            self._points[number] = [jacobian.draw(*at, 8 + k, signed=True) for k in range(DRAWS)]
         return self._points[number]
 
     def _row(self, part: Part, i: int) -> list[np.ndarray]:

@@ -136,7 +136,8 @@ class Graph(Web):
         names = {block.name for block in self.blocks}
         shapes = [jnp.shape(leaf) for leaf in jacobian.floats(value)]
         shape = shapes[0] if len(shapes) == 1 else (jacobian.size(value),)
-        shape = shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+        while len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
         block = Block(letter, layer, shape, jacobian.flat(value), len(self.blocks))
         while block.name in names:
             block.letter += "'"

@@ -87,7 +87,7 @@ class Reader:
         if all(np.all(v.stage < 0) for v in inputs) and not _inner(params):
             return self._fold(equation, inputs)
         if kind == "stop_gradient" or not any(
-            jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars
+            jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.outvars
         ):
             return self._fold(equation, inputs)
         if kind in SAME:
@@ -318,7 +318,7 @@ def _select(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     (result,) = _bind(equation, [v.array for v in inputs])
     chosen = np.broadcast_to(which.array, result.shape).astype(int)
     stages = np.stack([np.broadcast_to(c.stage, result.shape) for c in cases])
-    return Value(result, np.take_along_axis(stages, chosen[None], 0)[0])
+    return Value(result, np.asarray(np.take_along_axis(stages, chosen[None], 0)[0]))
 
 
 def _clamp(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
