@@ -9,7 +9,7 @@ listed here is explained as one block, whose derivatives come from its own `back
 from __future__ import annotations
 
 import dataclasses
-from functools import singledispatchmethod
+from functools import cached_property, singledispatchmethod
 from typing import Any
 
 import jax
@@ -84,8 +84,20 @@ class Part:
     source: Block
     target: Block
 
+    @cached_property
+    def drawn(self) -> list[Any]:
+        """Points drawn at random, at which an edge shows whether it is one."""
+        return jacobian.points(self.layer, self.params, self.x, self.mode)
+
     def edges(self) -> csr_array:
-        return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.mode)
+        """The edges through the part, with their derivatives."""
+        return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.drawn)
+
+    def touched(self, leaf: int, index: int) -> csr_array:
+        """The edges from one of the part's parameters to the neurons that it touches directly."""
+        return jacobian.touched(
+            self.layer, self.params, self.y, self.saved, self.drawn, leaf, index
+        )
 
 
 class Web:

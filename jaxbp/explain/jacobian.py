@@ -125,7 +125,14 @@ def moves_only(layer: Layer, params: PyTree, x: PyTree, y: PyTree, mode: Mode) -
     return all(np.array_equal(flat(at), flat(result)) for _, at, result, _ in points)
 
 
-def edges(layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, mode: Mode) -> csr_array:
+def points(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> list[Any]:
+    """The points at which an edge shows whether it is one."""
+    return [draw(layer, params, x, mode, number) for number in range(DRAWS)]
+
+
+def edges(
+    layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, drawn: list[Any]
+) -> csr_array:
     """`[inputs, outputs]`: `∂y_i/∂x_j` at `[j, i]`, stored where there is an edge, 0 or not."""
     inputs, outputs = size(x), size(y)
     if inputs * outputs > MOST:
@@ -135,14 +142,13 @@ def edges(layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, mod
         )
     if not inputs or not outputs:
         return csr_array((inputs, outputs))
-    points = [draw(layer, params, x, mode, number) for number in range(DRAWS)]
     chunk = max(1, min(outputs, CHUNK // max(inputs, outputs)))
     found = []
     for start in range(0, outputs, chunk):
         units = np.eye(chunk, outputs, start)
         here = np.asarray(_rows(layer, params, saved, y, units))
         always = np.ones(here.shape, bool)
-        for p, _, point_y, s in points:
+        for p, _, point_y, s in drawn:
             always &= np.asarray(_rows(layer, p, s, point_y, units)) != 0
         out, at = np.nonzero((here != 0) | always)
         keep = out + start < outputs
@@ -164,13 +170,18 @@ def touches(
 
 
 def touched(
-    layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, mode: Mode, leaf: int, index: int
+    layer: Layer,
+    params: PyTree,
+    y: PyTree,
+    saved: PyTree,
+    drawn: list[Any],
+    leaf: int,
+    index: int,
 ) -> csr_array:
     """`[1, outputs]`: the edges from one parameter to what it touches directly."""
     here = touches(layer, params, saved, y, leaf, index)
     always = np.ones(here.shape, bool)
-    for number in range(DRAWS):
-        p, _, point_y, s = draw(layer, params, x, mode, number)
+    for p, _, point_y, s in drawn:
         always &= touches(layer, p, s, point_y, leaf, index) != 0
     at = np.flatnonzero((here != 0) | always)
     return coo_array((here[at], (np.zeros_like(at), at)), (1, here.size)).tocsr()

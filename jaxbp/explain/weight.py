@@ -209,8 +209,7 @@ class Explainer:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        at = (part.layer, part.params, part.x, part.y, part.saved, part.mode)
-        return [(part.target, jacobian.touched(*at, target.leaf, target.index), None)]
+        return [(part.target, part.touched(target.leaf, target.index), None)]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)

@@ -225,11 +225,10 @@ def test_playing_the_paths(opened):
     seen = set()
     end = time.monotonic() + 12
     while time.monotonic() < end and one(opened, "#play-paths").text == "Stop":
-        pressed = [
-            i for i, b in enumerate(all_of(opened, "#paths button"))
-            if b.get_attribute("aria-pressed") == "true"
-        ]  # fmt: skip
-        seen.update(pressed)
+        pressed = opened.execute_script(
+            "return [...document.querySelectorAll('#paths button')].map(b => b.ariaPressed)"
+        )
+        seen.update(i for i, on in enumerate(pressed) if on == "true")
         time.sleep(0.2)
     assert seen == {0, 1, 2, 3}
     assert one(opened, "#play-paths").text == "Play the paths"
@@ -253,9 +252,9 @@ def test_the_walk_forward_and_back(opened, explainer):
     forward = ["the input", *(f"forward, {b}" for b in blocks[1:])]
     backward = ["backward, ∂L/∂ŷ", "backward, δ2", "backward, ∂L/∂h1", "backward, δ1", "backward, ∂L/∂x"]
     assert titles == [*forward, *backward, "the update"]
-    for stage, block in zip(text, [*explainer.graph.blocks, *explainer.graph.blocks[-2::-1]], strict=False):
-        back = stage is text[text.index(stage)] and "∂L" in stage[0]
-        numbers = explainer.error(block) if back else block.value
+    going = [block.value for block in explainer.graph.blocks]
+    coming = [explainer.error(block) for block in explainer.graph.blocks[-2::-1]]
+    for stage, numbers in zip(text, [*going, *coming], strict=False):
         for line, expected in zip(stage, numbers, strict=True):
             shown = float(line.rsplit(" = ", 1)[1].replace("−", "-"))
             assert shown == pytest.approx(expected, rel=1e-5, abs=1e-15)
