@@ -24,6 +24,7 @@ from jaxbp.layers import (
 from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
+from jaxbp.train.sweep import make_sweep
 
 if TYPE_CHECKING:
     from jaxbp.explain import explain_function, explain_weight
@@ -65,6 +66,7 @@ __all__ = [
     "gradient",
     "make_epoch",
     "make_step",
+    "make_sweep",
     "value_and_grad",
 ]
 

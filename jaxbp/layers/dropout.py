@@ -38,7 +38,8 @@ class Dropout(Layer):
             return x, ()
         if mode.key is None:
             raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
-        mask = jax.random.bernoulli(mode.key, 1 - self.rate, x.shape)
+        # In float32 whatever x64 says: the float64 oracle must draw the same mask.
+        mask = jax.random.bernoulli(mode.key, jnp.float32(1 - self.rate), x.shape)
         return self._masked(mask, x), mask
 
     def pull(

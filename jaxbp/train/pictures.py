@@ -1,0 +1,146 @@
+"""The pictures of a run: curves and confusion matrix, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INK, GREY = "#222222", "#8a8a8a"
+TRAIN, TEST = "#1f5fa8", "#d1622b"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titleweight": "bold",
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+}
+
+
+@contextmanager
+def _figure(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """A figure that is saved at the end of the block; no state of pyplot is touched."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(*args, layout="constrained", **kwargs)
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path)
+
+
+def draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str, held_out: bool = True) -> None:
+    """Loss (logarithmic) and accuracy by epoch, for the training and the held-out part."""
+    epochs = [record["epoch"] for record in history]
+    marker = "o" if len(epochs) == 1 else ""
+    with _figure(path, figsize=(9, 3.6)) as figure:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=GREY)
+        left, right = figure.subplots(1, 2)
+        for axes, name, text in ((left, "loss", "Loss"), (right, "accuracy", "Accuracy")):
+            parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
+            for key, label, color in parts:
+                values = [record[key] for record in history]
+                axes.plot(epochs, values, color=color, label=label, linewidth=1.8, marker=marker)
+            axes.set_title(text)
+            axes.set_xlabel("epoch")
+            axes.margins(x=0.02)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend()
+        values = [record[k] for record in history for k in ("loss", "test_loss")]
+        if min(values) > 0 and max(values) > 5 * min(values):
+            left.set_yscale("log")
+            _plain_log_ticks(left)
+        last = history[-1]["test_accuracy"]
+        lowest = min(min(r["accuracy"], r["test_accuracy"]) for r in history)
+        right.set_ylim(min(max(lowest - 0.05, -0.02), 0.9), 1.01)
+        right.yaxis.set_major_formatter(_percent)
+        right.set_title(f"{last:.1%} at the end", loc="right", color=TEST if held_out else TRAIN)
+
+
+def _percent(value: float, _: Any) -> str:
+    return f"{100 * value:g}%" if value <= 1 else ""
+
+
+def _plain_log_ticks(axes: Any) -> None:
+    """0.01, 0.1, 1 rather than powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Counts of true (rows) against predicted (columns) classes; the wrong ones stand out."""
+    size, right = len(counts), int(np.trace(counts))
+    scale = 0.42 if size > 4 else 0.9
+    with _figure(path, figsize=(1.6 + scale * size, 1.6 + scale * size)) as figure:
+        axes = figure.subplots()
+        axes.grid(False)
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        wrong = share * (1 - np.eye(size))
+        shown = np.ones((size, size, 3))
+        shown -= share[..., None] * np.eye(size)[..., None] * (1 - np.array([0.12, 0.37, 0.66])) * 0.9
+        shown -= np.sqrt(wrong)[..., None] * (1 - np.array([0.82, 0.38, 0.17])) * 0.95
+        axes.imshow(np.clip(shown, 0, 1), interpolation="nearest")
+        for (i, j), n in np.ndenumerate(counts) if size <= 40 else ():
+            if n:
+                dark = shown[i, j].mean() < 0.62
+                axes.text(
+                    j, i, str(n), ha="center", va="center", color="white" if dark else INK, fontsize=9
+                )
+        axes.set(xlabel="predicted", ylabel="true", xticks=range(size), yticks=range(size))
+        axes.set_xticklabels(names)
+        axes.set_yticklabels(names)
+        axes.tick_params(length=0)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.set_title(f"{right} of {counts.sum()} right", pad=10)
+
+
+def draw_sweep(
+    path: Path, histories: np.ndarray, members: Sequence[tuple[int, float]], title: str
+) -> None:
+    """Training loss and held-out accuracy of all members, one colour a learning rate."""
+    import matplotlib
+
+    rates = sorted({rate for _, rate in members})
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(rates)))
+    epochs = np.arange(1, histories.shape[1] + 1)
+    with _figure(path, figsize=(9, 3.8)) as figure:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=GREY)
+        left, right = figure.subplots(1, 2)
+        for (_, rate), history in zip(members, histories, strict=True):
+            color = colors[rates.index(rate)]
+            for axes, values in ((left, history[:, 0]), (right, history[:, 2])):
+                axes.plot(epochs, values, color=color, linewidth=1.2, alpha=0.8)
+        finite = histories[..., 0][np.isfinite(histories[..., 0])]
+        if finite.size and finite.min() > 0 and finite.max() > 5 * finite.min():
+            left.set_yscale("log")
+            _plain_log_ticks(left)
+        left.set_title("Training loss")
+        right.set_title("Held-out accuracy")
+        right.yaxis.set_major_formatter(_percent)
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.margins(x=0.02)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        for color, rate in zip(colors, rates, strict=True):
+            right.plot([], [], color=color, label=f"η = {rate:g}")
+        right.legend()

@@ -1,0 +1,192 @@
+"""The run folder: what a run leaves behind, written as it goes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+
+from jaxbp.layer import InputError, PyTree
+from jaxbp.train.checkpoint import save_params
+from jaxbp.train.config import Config, read_config
+from jaxbp.train.loop import Outcome
+from jaxbp.train.pictures import draw_confusion, draw_curves
+from jaxbp.train.task import Task, count_parameters, labels, make_score
+
+CONFUSION_LIMIT = 100  # classes
+
+
+def claim(config: Config, resume: bool) -> Path:
+    """The run's folder, with the resolved config in it; an existing one must be meant."""
+    path = config.path
+    if path.exists() and not resume:
+        if not path.is_dir() or not _is_run(path):
+            raise InputError(f"{path}: exists and is not a run folder; choose another --run.name")
+        if not config.run.overwrite:
+            raise InputError(
+                f"{path}: this run folder already exists; choose another --run.name, go on with it "
+                "(--resume) or replace it (--run.overwrite)"
+            )
+        shutil.rmtree(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from None
+    kept = msgspec.structs.replace(
+        config.run, overwrite=False
+    )  # a wish for this once, not for a next run
+    write(path / "config.toml", msgspec.structs.replace(config, run=kept).to_toml())
+    return path
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.toml").is_file() or not any(path.iterdir())
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+class Metrics:
+    """`metrics.jsonl`: one line an epoch, on disk as soon as the epoch is done."""
+
+    def __init__(self, path: Path, upto: int = 0):
+        """Go on after epoch `upto`: what an interrupted run wrote beyond its checkpoint is dropped."""
+        self.records = [r for r in read_metrics(path) if r["epoch"] <= upto] if upto else []
+        write(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, outputs: int) -> np.ndarray:
+    """`counts[i, j]`: examples of class `i` that were taken for class `j`."""
+    flat = np.asarray(true).ravel() * outputs + np.asarray(predicted).ravel()
+    return np.bincount(flat, minlength=outputs * outputs).reshape(outputs, outputs)
+
+
+def finish(
+    path: Path,
+    config: Config,
+    task: Task,
+    outcome: Outcome,
+    records: Sequence[dict[str, Any]],
+    proof: tuple[str, float] | None,
+) -> dict[str, Any]:
+    """Write parameters, pictures and summary; returns the summary."""
+    data, params = task.data, outcome.state.params
+    save_params(path / "params.safetensors", params)
+    value, accuracy, predicted = make_score(task.net, task.loss)(params, data.test_x, data.test_y)
+    if records:
+        draw_curves(path / "curves.png", records, config.run.name, data.held_out)
+    if data.outputs <= CONFUSION_LIMIT:
+        counts = confusion(np.asarray(labels(data.test_y)), predicted, data.outputs)
+        draw_confusion(
+            path / "confusion.png", counts, data.classes or tuple(map(str, range(data.outputs)))
+        )
+    summary = {
+        "test_accuracy": accuracy,
+        "test_loss": value,
+        "test_examples": len(data.test_x),
+        "held_out": data.held_out,
+        "train_examples": len(data.x),
+        "train_loss": records[-1]["loss"] if records else None,
+        "epochs": outcome.state.epoch,
+        "stopped": outcome.reason,
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "examples_per_second": round(outcome.examples_per_second),
+        "gradient_error": proof[1] if proof else None,
+        "gradient_error_at": proof[0] if proof else None,
+        **about(params, config.train.seed),
+    }
+    write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def about(params: PyTree, seed: int) -> dict[str, Any]:
+    """What a result depends on besides the config: versions, device, commit."""
+    return {
+        "parameters": count_parameters(params),
+        "seed": seed,
+        "device": device(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "optax", "numpy"):
+        found[package] = version(package)
+    try:
+        found["jaxbp"] = version("jaxbp")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        found["jaxbp"] = __import__("jaxbp").__version__
+    return found
+
+
+def device() -> str:
+    """The device that computes, such as `cpu` or `gpu (NVIDIA H200)`; with their number if several."""
+    first, count = jax.devices()[0], jax.device_count()
+    kind = first.device_kind
+    text = first.platform if kind.lower() == first.platform else f"{first.platform} ({kind})"
+    return text if count == 1 else f"{text}, 1 of {count} used"
+
+
+def commit() -> str | None:
+    """The commit of the checkout that jaxbp runs from, if it does; `+` when it has changes."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def open_run(path: Path) -> Config:
+    """The config of a run folder."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such run folder")
+    if not (path / "config.toml").is_file():
+        raise InputError(f"{path}: expected a run folder with a config.toml, got none")
+    return read_config(path / "config.toml")
