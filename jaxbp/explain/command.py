@@ -126,7 +126,7 @@ def _network(given: argparse.Namespace) -> int:
 
 
 def _strongest(explainer: Explainer) -> str:
-    """The weight with the largest gradient in the last matrix: something to look at first."""
+    """The weight with the largest gradient in the first matrix: something to look at first."""
     import jax
     import numpy as np
 
@@ -135,7 +135,7 @@ def _strongest(explainer: Explainer) -> str:
     best: tuple[float, str] | None = None
     with jax.enable_x64(True):
         for part, leaf, key, prefix, array in names.arrays(explainer.graph):
-            if np.ndim(array) < 2:
+            if np.ndim(array) < 2 or best is not None:
                 continue
             found = np.abs(explainer.gradient_array(prefix, part.slices))
             place = tuple(int(k) for k in np.unravel_index(int(np.argmax(found)), found.shape))

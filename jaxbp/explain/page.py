@@ -63,16 +63,21 @@ def write_page(
     rate: float = 1.0,
     title: str = "",
     about: str = "",
+    open_at: int = 0,
 ) -> None:
     """Write the page to `file` (a path), opened at `weight`.
 
     `frames` are the moments that the slider goes through (by default 30 steps of gradient descent on
-    this example with learning rate `rate`, from the parameters at hand); the first is the one at hand.
+    this example with learning rate `rate`, from the parameters at hand); the page opens at number
+    `open_at`, which should be the one at hand.
     """
     path = Path(file)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    path.write_text(page(explainer, weight, frames=frames, rate=rate, title=title, about=about), "utf-8")
+    made = page(
+        explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at
+    )
+    path.write_text(made, "utf-8")
 
 
 def page(
@@ -83,6 +88,7 @@ def page(
     rate: float = 1.0,
     title: str = "",
     about: str = "",
+    open_at: int = 0,
 ) -> str:
     """The page as text."""
     own = frames is None
@@ -94,7 +100,7 @@ def page(
     )
     title = title or "Why this weight has this gradient"
     data = page_data(explainer, weight, frames, rate)
-    encoded = json.dumps({**data, "about": about}, ensure_ascii=False, allow_nan=False)
+    encoded = json.dumps({**data, "open": open_at}, ensure_ascii=False, allow_nan=False)
     assets = files("jaxbp.explain") / "assets"
     parts = {
         "STYLE": (assets / "page.css").read_text("utf-8"),

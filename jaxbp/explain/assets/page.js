@@ -542,6 +542,7 @@
     $("theme").setAttribute("aria-label", `Colours: ${next === "system" ? "as the system says" : next}`);
   });
 
+  state.frame = data.open;
   state.target = byWeight.get(data.selected) ?? 0;
   draw();
   drawCurve();
