@@ -14,6 +14,10 @@
     return (shown.includes("e") ? shown.replace(/\.?0+e/, "e") : shown.includes(".") ? shown.replace(/\.?0+$/, "") : shown)
       .replace("-", "−").replace("e-", "e−").replace("e+", "e");
   };
+  const short = (v) => {
+    const [head, tail] = v.toExponential(1).split("e");
+    return v !== 0 && Math.abs(v) < 1e-3 ? `${head}e${tail}`.replaceAll("-", "−") : num(v, 3);
+  };
   const bracket = (v) => (v < 0 ? `(${num(v)})` : num(v));
   const group = (digits) => digits.replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
   const plural = (count, one, many = one + "s") => `${group(String(count))} ${String(count) === "1" ? one : many}`;
@@ -157,8 +161,9 @@
     $("scroll").replaceChildren(root);
   }
   function brief(column) {
-    const shown = column.by.replace(/\(\)$/, "") || "sum";
-    return shown.length > 16 ? `${shown.slice(0, 15)}…` : shown;
+    const [, name, size] = column.by.match(/^(\w+)\(?(\d[^,)]*)?/) ?? [null, "sum"];
+    const shown = size ? `${name}(${size})` : name;
+    return shown.length > 20 ? `${shown.slice(0, 19)}…` : shown;
   }
   function asButton(g, act) {
     g.classList.add("button");
@@ -331,7 +336,7 @@
         byWeight.has(edge.weight) ? "button" : "",
         stage.kind === "all" && (mine || (chosen.kind === "input" && startsWith(current, bundle, edge))) ? "chosen" : stage.kind !== "all" ? "" : onNow.has(key) ? "now" : onPath.has(key) ? "lit" : "",
         dimEdge(stage, bundle, mine || onNow.has(key) || onPath.has(key)) ? "dim" : ""].filter(Boolean).join(" "));
-      const width = edge.weight === null ? 1.2 : 0.8 + (5.2 * Math.abs(v)) / biggest;
+      const width = edge.weight === null ? 1.2 : 0.6 + (bundle.edges.length > 40 ? 2.4 : 5.2) * Math.abs(v) / biggest;
       g.querySelector(".line").style.strokeWidth = stage.kind === "all" && (mine || onNow.has(key)) ? "" : width;
       g.dataset.value = v;
       if (g.classList.contains("button")) {
@@ -342,8 +347,8 @@
     data.columns.forEach((column, c) => column.neurons.forEach((_, i) => {
       const g = drawn.neurons[c][i];
       const seen = { value: valueSeen(stage, c), error: errorSeen(stage, c) && column.kind !== "loss" };
-      g.querySelector(".val").textContent = seen.value ? num(value(c, i), 3) : "";
-      g.querySelector(".err").textContent = seen.error ? num(error(c, i), 3) : "";
+      g.querySelector(".val").textContent = seen.value ? short(value(c, i)) : "";
+      g.querySelector(".err").textContent = seen.error ? short(error(c, i)) : "";
       g.dataset.value = value(c, i);
       g.dataset.error = error(c, i);
       g.classList.toggle("dim", !seen.value);
@@ -370,7 +375,7 @@
     const { xs, y } = drawn.place;
     for (const edge of path.edges) {
       const at = { x: (xs[edge.from] + xs[edge.to]) / 2, y: (y(edge.from, edge.i) + y(edge.to, edge.j)) / 2 - 5 };
-      drawn.factors.append(svg("text", { class: "factor", ...at }, `× ${num(factor(edge), 3)}`));
+      drawn.factors.append(svg("text", { class: "factor", ...at }, `× ${short(factor(edge))}`));
     }
   }
 
