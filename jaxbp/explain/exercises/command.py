@@ -129,7 +129,7 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
             state["done"] = False
             print(f"{exercise.name}: {found['where'] + ': ' if found['where'] else ''}{found['wrong']}")
             print(f"    hint: {exercise.hints[min(state['tries'], len(exercise.hints) - 1)]}")
-            state["tries"] += 1
+            state["tries"] += "returns nothing yet" not in found["wrong"]  # no try was made
         _remember(folder, progress)
     waiting = [e.name for e in LADDER.values() if not progress.get(e.name, {}).get("done")]
     if good:
@@ -137,7 +137,7 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
     return 0 if good else 1
 
 
-def attempt(exercise: Exercise, file: Path, limit: float) -> dict[str, Any]:
+def attempt(exercise: Exercise, file: Path, limit: float | int) -> dict[str, Any]:
     """Judge `file` in a process of its own, within `limit` seconds."""
     if not file.is_file():
         return {"wrong": f"there is no file {file}", "where": ""}
