@@ -1,5 +1,7 @@
 """jaxbp: backpropagation written by hand in JAX, proven, and fast. The public names, nothing else."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxbp.bridge import Auto, as_function
 from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
@@ -40,6 +42,9 @@ from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxC
 from jaxbp.precision import Precision
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
+
+if TYPE_CHECKING:
+    from jaxbp.explain import explain_function, explain_weight
 
 __version__ = "0.1.0"
 
@@ -94,9 +99,20 @@ __all__ = [
     "Tied",
     "Train",
     "as_function",
+    "explain_function",
+    "explain_weight",
     "gradient",
     "make_epoch",
     "make_step",
     "make_sweep",
     "value_and_grad",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Explaining is imported when it is first asked for: training needs none of it."""
+    if name in ("explain_function", "explain_weight"):
+        from jaxbp import explain
+
+        return getattr(explain, name)
+    raise AttributeError(f"module 'jaxbp' has no attribute {name!r}")

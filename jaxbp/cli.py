@@ -21,6 +21,8 @@ COMMANDS = {
     "predict": ("jaxbp.train.command:predict", "run a trained network on new inputs"),
     "sample": ("jaxbp.train.sample:sample", "let a trained network go on with a text"),
     "runs": ("jaxbp.train.command:runs", "list the runs in a folder"),
+    "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
+    "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
 }
 
 

@@ -1,0 +1,1 @@
+"""A ladder of backward passes to write, with a checker that answers in hints."""

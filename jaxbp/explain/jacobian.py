@@ -1,0 +1,187 @@
+"""Local derivatives of any layer, from its own backward pass: unit errors in, rows of the Jacobian out.
+
+Pulling `e_i` (1 at output `i`, 0 elsewhere) through a layer returns `∂y_i/∂x_j` for every `j`, and the
+gradient that it gathers is `∂y_i/∂w` for every parameter. Nothing here knows which layer it is.
+
+A row has an *edge* where the derivative is not zero here, or where it is never zero at points drawn at
+random: a weight that happens to be 0, or a unit that is off, still is a path, with a product of 0; the
+inputs that lose in a maximum are not.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+
+from jaxbp.layer import InputError, Layer, Mode, PyTree
+
+DRAWS = 4
+CHUNK = 4_000_000
+MOST = 400_000_000
+
+
+def floats(tree: PyTree) -> list[Any]:
+    """The floating leaves of a value (`None` and integers have no derivative)."""
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+
+
+def flat(tree: PyTree) -> np.ndarray:
+    """The floating entries of a value as one float64 vector: the neurons of a block, in order."""
+    parts = [np.asarray(leaf, np.float64).reshape(-1) for leaf in floats(tree)]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def size(tree: PyTree) -> int:
+    return sum(int(np.prod(jnp.shape(leaf))) for leaf in floats(tree))
+
+
+def _unravel(like: PyTree, vector: Any) -> PyTree:
+    """`vector` in the shape of `like`; integer leaves become `None`."""
+    position = 0
+
+    def take(leaf: Any) -> Any:
+        nonlocal position
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return None
+        count = int(np.prod(leaf.shape))
+        part = vector[position : position + count].reshape(leaf.shape).astype(leaf.dtype)
+        position += count
+        return part
+
+    return jax.tree.map(take, like)
+
+
+def _ravel(tree: PyTree) -> Any:
+    parts = [leaf.reshape(-1).astype(jnp.float64) for leaf in floats(tree)]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def _nothing(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> tuple[()]:
+    return ()
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> Any:
+    return layer.forward(params, x, mode)
+
+
+@partial(jax.jit, static_argnums=0)
+def _rows(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, units: Any) -> Any:
+    """`∂y_i/∂x` for each unit error in `units: [rows, outputs]`."""
+    return jax.vmap(lambda u: _ravel(layer.backward(params, saved, _unravel(y, u), _nothing)[1]))(units)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _by_parameter(
+    layer: Layer, params: PyTree, saved: PyTree, y: PyTree, index: Any, leaf: int, units: Any
+) -> Any:
+    """`∂y_i/∂w` of one entry `index` of parameter array number `leaf`, for each unit error."""
+
+    def one(u: Any) -> Any:
+        gradients = layer.backward(params, saved, _unravel(y, u))[0]
+        return jax.tree.leaves(gradients)[leaf].reshape(-1)[index].astype(jnp.float64)
+
+    return jax.lax.map(one, units)
+
+
+def draw(layer: Layer, params: PyTree, x: PyTree, mode: Mode, number: int, signed: bool = False) -> Any:
+    """`(params, x, y, saved)` at a point drawn at random, the same one for the same `number`.
+
+    Values are positive unless `signed`, so that every unit with a threshold at 0 is on; weights are
+    divided by what they are summed over, so that nothing saturates. Signed, points `2n` and `2n + 1`
+    have opposite signs everywhere, so that every unit is seen on and off.
+    """
+    random = np.random.default_rng(number)
+    signs = np.random.default_rng(number // 2)
+    turn = 1.0 - 2.0 * (number % 2)
+
+    def any_value(leaf: Any, weight: bool) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        shape = np.shape(leaf)
+        value = random.uniform(0.3, 1.3, shape)
+        if weight and len(shape) > 1:
+            value = value / max(1, int(np.prod(shape[:-1])))
+        elif signed and not weight:
+            value = value * turn * signs.choice([-1.0, 1.0], shape)
+        return jnp.asarray(value, leaf.dtype)
+
+    params = jax.tree.map(partial(any_value, weight=True), params)
+    x = jax.tree.map(partial(any_value, weight=False), x)
+    y, saved = _forward(layer, params, x, mode)
+    return params, x, y, saved
+
+
+def moves_only(layer: Layer, params: PyTree, x: PyTree, y: PyTree, mode: Mode) -> bool:
+    """Whether the layer hands every entry on unchanged and in order (`Flatten`, evaluated `Dropout`)."""
+    if jax.tree.leaves(params) or size(x) != size(y) or not size(x):
+        return False
+    points = (draw(layer, params, x, mode, number, signed=True) for number in (98, 99))
+    return all(np.array_equal(flat(at), flat(result)) for _, at, result, _ in points)
+
+
+def points(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> list[Any]:
+    """The points at which an edge shows whether it is one."""
+    return [draw(layer, params, x, mode, number) for number in range(DRAWS)]
+
+
+def edges(
+    layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, drawn: list[Any]
+) -> csr_array:
+    """`[inputs, outputs]`: `∂y_i/∂x_j` at `[j, i]`, stored where there is an edge, 0 or not."""
+    inputs, outputs = size(x), size(y)
+    if inputs * outputs > MOST:
+        raise InputError(
+            f"{layer}: {inputs} × {outputs} local derivatives are too many to list; "
+            "explain a smaller example (shorter, or of lower resolution)"
+        )
+    if not inputs or not outputs:
+        return csr_array((inputs, outputs))
+    chunk = max(1, min(outputs, CHUNK // max(inputs, outputs)))
+    found = []
+    for start in range(0, outputs, chunk):
+        units = np.eye(chunk, outputs, start)
+        here = np.asarray(_rows(layer, params, saved, y, units))
+        always = np.ones(here.shape, bool)
+        for p, _, point_y, s in drawn:
+            always &= np.asarray(_rows(layer, p, s, point_y, units)) != 0
+        out, at = np.nonzero((here != 0) | always)
+        keep = out + start < outputs
+        found.append((here[out, at][keep], at[keep], out[keep] + start))
+    data, rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    return coo_array((data, (rows, columns)), (inputs, outputs)).tocsr()
+
+
+def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> np.ndarray:
+    """`∂y_i/∂x` of one output `i`."""
+    return np.asarray(_rows(layer, params, saved, y, np.eye(1, size(y), output)))[0]
+
+
+def touches(
+    layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int
+) -> np.ndarray:
+    """`∂y_i/∂w` for every output `i`, with `w` entry `index` of parameter array number `leaf`."""
+    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, np.eye(size(y))))
+
+
+def touched(
+    layer: Layer,
+    params: PyTree,
+    y: PyTree,
+    saved: PyTree,
+    drawn: list[Any],
+    leaf: int,
+    index: int,
+) -> csr_array:
+    """`[1, outputs]`: the edges from one parameter to what it touches directly."""
+    here = touches(layer, params, saved, y, leaf, index)
+    always = np.ones(here.shape, bool)
+    for p, _, point_y, s in drawn:
+        always &= touches(layer, p, s, point_y, leaf, index) != 0
+    at = np.flatnonzero((here != 0) | always)
+    return coo_array((here[at], (np.zeros_like(at), at)), (1, here.size)).tocsr()

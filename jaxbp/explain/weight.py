@@ -1,0 +1,327 @@
+"""`explain_weight`: one derivative as the sum over its paths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.explain import jacobian, names
+from jaxbp.explain.formulas import Formulas
+from jaxbp.explain.graph import Block, Graph, build
+from jaxbp.explain.paths import Ahead, Pass, Start, largest
+from jaxbp.explain.symbols import Expr
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
+from jaxbp.losses import Loss
+
+
+@dataclass(frozen=True)
+class Path:
+    """One path from the weight to the loss.
+
+    `nodes` are the neurons it passes (`("a21", "ŷ1", "L")`), `factors[k]` is the derivative of
+    `nodes[k]` by the node before it (by the weight, for the first), `formulas` the same as formulas
+    where one is known, and `contribution` their product.
+    """
+
+    nodes: tuple[str, ...]
+    factors: tuple[float, ...]
+    contribution: float
+    formulas: tuple[Expr | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What going backwards saves: multiplications for every path alone, and in one backward pass."""
+
+    paths: int
+    one_by_one: int
+    one_pass: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why `∂L/∂weight` is what it is.
+
+    `gradient` is what `net.backward` returns for the weight (what training uses), `total` the sum over
+    all `count` paths of the graph, `paths` the largest of them, and `remainder = total - Σ shown`.
+    """
+
+    weight: str
+    path: str
+    value: float
+    gradient: float
+    total: float
+    loss: float
+    paths: tuple[Path, ...]
+    count: int
+    remainder: float
+    savings: Savings
+    error: tuple[str, float] | None
+    meets: tuple[str, float] | None
+    reference: float | None = None
+    rate: float = 1.0
+    explainer: Explainer | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def stepped(self) -> float:
+        """The weight after one step of plain gradient descent, `w - η ∂L/∂w` with `η = rate`."""
+        return self.value - self.rate * self.gradient
+
+    def text(self) -> str:
+        """The explanation in plain text."""
+        from jaxbp.explain.render import weight_text
+
+        return weight_text(self)
+
+    __str__ = text
+
+    def latex(self) -> str:
+        """The sum over the paths as a LaTeX `align*`: symbols, formulas, numbers."""
+        from jaxbp.explain.render import weight_latex
+
+        return weight_latex(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for `json.dumps`; counts too large for JSON stay exact."""
+        from jaxbp.explain.render import weight_dict
+
+        return weight_dict(self)
+
+    def html(self, file: Any) -> None:
+        """Write the interactive page about this network, opened at this weight, to `file`."""
+        from jaxbp.explain.page import write_page
+
+        assert self.explainer is not None
+        write_page(file, self.explainer, self.weight)
+
+    def png(self, file: Any) -> None:
+        """Draw the paths, with their factors on the edges, to the picture `file`."""
+        from jaxbp.explain.picture import draw_paths
+
+        draw_paths(self, file)
+
+
+class Explainer:
+    """A network at work on one example, ready to be asked about any of its weights.
+
+    `explain_weight` makes one and asks once; use this where many weights of one example are asked for.
+    """
+
+    def __init__(
+        self, net: Layer, params: PyTree, x: Any, y: Any, loss: Loss, mode: Mode | None = None
+    ) -> None:
+        self.net, self.loss, self.mode = net, loss, Eval() if mode is None else mode
+        with jax.enable_x64(True):
+            self.params = _wide(params)
+            example = _one_example(net, self.params, _wide(x), _wide(y), loss, self.mode)
+            self.x, self.y, graph = example
+            self._take(graph)
+
+    def weight(self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True) -> Explanation:
+        """The `Explanation` of one weight; `reference` also asks `jax.grad` for the same number."""
+        if k < 1:
+            raise InputError(f"k: expected at least one path to show, got {k}")
+        with jax.enable_x64(True):
+            return self._explain(names.find(self.graph, asked), k, reference, formulas)
+
+    def names(self) -> list[str]:
+        """The names of all weights and biases."""
+        return [target.name for target in names.everything(self.graph)]
+
+    def error(self, block: Block) -> np.ndarray:
+        """`∂L/∂` every neuron of a block: `δ` where the block is a pre-activation."""
+        with jax.enable_x64(True):
+            return self.walk.ahead(block).error
+
+    def gradient(self, target: names.Target) -> float:
+        """What `net.backward` says about an entry."""
+        if target.part is None:
+            return float(jacobian.flat(self.dx)[target.index])
+        found = names.entry(target, self.grads)
+        if found is None:
+            raise InputError(f"weight: the network's backward pass has no gradient for {target.path}")
+        return found
+
+    def gradient_array(self, prefix: str, slices: tuple[int, ...] = ()) -> np.ndarray:
+        """What `net.backward` says about a whole array, by pytree path; `slices` cut a stack's."""
+        for path, array in jax.tree_util.tree_leaves_with_path(self.grads):
+            if names.tokens(jax.tree_util.keystr(path)) == names.tokens(prefix):
+                return np.asarray(array, np.float64)[slices]
+        raise InputError(f"weight: the network's backward pass has no gradient for {prefix}")
+
+    def at(self, params: PyTree) -> Explainer:
+        """The same network, example and loss with other parameters."""
+        other = copy.copy(self)
+        with jax.enable_x64(True):
+            other.params = _wide(params)
+            graph = build(self.net, other.params, self.x, self.y, self.loss, self.mode)
+            other._take(graph)
+        return other
+
+    def _take(self, graph: Graph) -> None:
+        passes = _both_passes(self.net, self.loss)
+        self.graph, self.walk, self.formulas = graph, Pass(graph), Formulas(graph)
+        self.value, self.grads, self.dx = passes(self.params, self.x, self.y, self.mode)
+
+    def _explain(self, target: names.Target, k: int, reference: bool, formulas: bool) -> Explanation:
+        start = self.start(target)
+        found = largest(self.walk, start, k)
+        count = edges = 0
+        total = 0.0
+        for block, line, _ in start:
+            ahead = self.walk.ahead(block)
+            for i, factor in zip(line.indices.tolist(), line.data.tolist(), strict=True):
+                count += ahead.count[i]
+                edges += ahead.edges[i]
+                total += factor * float(ahead.error[i])
+        shown = tuple(self._path(target, steps, formulas) for steps in found)
+        remainder = total - float(np.sum([p.contribution for p in shown])) if count > len(shown) else 0.0
+        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(start[0][0])
+        savings = Savings(count, edges, once)
+        meets, error = self._two_equations(target, start, shown)
+        return Explanation(
+            weight=target.name,
+            path=target.path,
+            value=target.value,
+            gradient=self.gradient(target),
+            total=total,
+            loss=self.graph.value,
+            paths=shown,
+            count=count,
+            remainder=remainder,
+            savings=savings,
+            error=error,
+            meets=meets,
+            reference=self._reference(target) if reference else None,
+            explainer=self,
+        )
+
+    def start(self, target: names.Target) -> list[Start]:
+        """The edges from the weight to the neurons it touches directly."""
+        part = target.part
+        if part is None:
+            leaving = self.graph.leaving(self.graph.input)
+            return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
+        return [(part.target, part.touched(target.leaf, target.index), None)]
+
+    def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
+        factors = tuple(step.factor for step in steps)
+        nodes = tuple(step.block.neuron(step.index) for step in steps)
+        written: list[Expr | None] = []
+        before = target.index
+        for step in steps if formulas else ():
+            if step.bundle is None:
+                written.append(self.formulas.weight(target, step.block, step.index))
+            else:
+                written.append(self.formulas.edge(step.bundle, before, step.index))
+            before = step.index
+        return Path(nodes, factors, float(np.prod(factors)), tuple(written))
+
+    def _two_equations(self, target: names.Target, start: Any, shown: tuple[Path, ...]) -> Any:
+        """`∂L/∂w = δ · h`, where the weight touches a single neuron: `(("h12", h), ("δ21", δ))`."""
+        if target.part is None or len(start) != 1 or start[0][1].nnz != 1 or not shown:
+            return None, None
+        block, line, _ = start[0]
+        i = int(line.indices[0])
+        symbol = block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
+        formula = shown[0].formulas[0] if shown[0].formulas else None
+        meets = (str(formula), float(line.data[0])) if formula is not None else None
+        return meets, (symbol, float(self.walk.ahead(block).error[i]))
+
+    def _reference(self, target: names.Target) -> float | None:
+        from jaxbp.check.autodiff import network_gradient
+
+        return network_gradient(
+            self.net, self.loss, self.params, self.x, self.y, self.mode, target.path, target.index
+        )
+
+
+def explain_weight(
+    net: Layer,
+    params: PyTree,
+    x: Any,
+    y: Any,
+    loss: Loss,
+    weight: str,
+    *,
+    k: int = 8,
+    mode: Mode | None = None,
+) -> Explanation:
+    """Why `∂L/∂weight` is what it is, for `loss(net(params, x), y)` on one example.
+
+    A derivative is a sum over paths of products along each:
+
+        ∂L/∂w = Σ over paths w → n_1 → … → n_m → L of  ∂n_1/∂w · ∂n_2/∂n_1 ⋯ ∂L/∂n_m
+
+    The `k` largest paths are returned, with the exact count of all and the sum of the others
+    (`remainder`). Every factor comes from a layer's own `pull` (or `gradient`), in float64.
+
+    `x` is one example without a batch axis, `y` its target. `weight` is a name as in the notes
+    (`w212`: layer 2, to neuron 1, from neuron 2; `w2_13_4`; `b21`; `x3` for an input), where layers are
+    the parts with parameters, counted in forward order; or a pytree path with an index, from 0 as in
+    Python (`[1]['w'][0, 3]`, `1.w[0,3]`).
+
+    Raises `InputError` where there is no such weight, and where a layer has more local derivatives than
+    can be listed. A path is counted even where its product happens to be 0 (a unit that is off).
+    """
+    return Explainer(net, params, x, y, loss, mode).weight(weight, k)
+
+
+def _wide(tree: PyTree) -> PyTree:
+    """Real numbers as float64 arrays, integers and keys as they are."""
+
+    def widen(leaf: Any) -> Any:
+        leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+        return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
+
+    lists = jax.tree.map(
+        lambda part: np.asarray(part) if isinstance(part, list) else part,
+        tree,
+        is_leaf=lambda part: isinstance(part, list),
+    )
+    return jax.tree.map(widen, lists)
+
+
+@lru_cache(maxsize=64)
+def _both_passes(net: Layer, loss: Loss) -> Any:
+    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled once: the training pass, with the input's error kept."""
+
+    @jax.jit
+    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
+        prediction, saved = net.forward(params, x, mode)
+        value, kept = loss.forward(prediction, y)
+        grads, dx = net.backward(params, saved, loss.backward(kept))
+        return value, grads, dx
+
+    return fn
+
+
+def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode) -> Any:
+    """`(x, y, graph)` with a batch axis of 1 added, or as given where `x` has one already."""
+    if not floats_or_ids(x):
+        raise InputError("x: expected one example, got nothing in it")
+    with_axis = jax.tree.map(lambda leaf: leaf[None], (x, y))
+    try:
+        return *with_axis, build(net, params, *with_axis, loss, mode)
+    except (InputError, TypeError, ValueError) as error:
+        if not all(leaf.shape[:1] == (1,) for leaf in jax.tree.leaves(x)):
+            raise
+        try:
+            return x, y, build(net, params, x, y, loss, mode)
+        except (InputError, TypeError, ValueError):
+            raise error from None
+
+
+def floats_or_ids(x: PyTree) -> bool:
+    """Whether there is any entry at all."""
+    return any(np.size(leaf) for leaf in jax.tree.leaves(x))
+
+
+__all__ = ["Ahead", "Explainer", "Explanation", "Graph", "Path", "Savings", "explain_weight"]

@@ -1,0 +1,113 @@
+"""`jaxbp explain`: what it prints, what it writes, and what it refuses."""
+
+import json
+
+import pytest
+
+from jaxbp import InputError
+from jaxbp.cli import main
+from jaxbp.explain.expression import parse
+
+MALICIOUS = [
+    "__import__('os').system('true')", "().__class__.__bases__[0]", "x.__class__", "open('/etc/passwd')",
+    "[x for x in (1, 2)]", "lambda: x", "(lambda x: x)(1)", "x if x else 1", "x[0]", "f'{x}'", "'a' * 9",
+    "exec('1')", "eval('1')", "globals()", "x := 1", "exp(x, out=x)", "exp(*[x])", "exp", "x; 1", "import os",
+    "b'1'", "{x}", "{1: x}", "not x", "x < 1", "x and x", "x // 2", "x % 2", "x @ x", "~x", "x << 2", "1j * x",
+    "True + x", "None", "...", "await x", "yield x", "exp(exp)", "sin.__call__(x)", "", " ", "1 +", "x" * 600,
+    "(" * 60 + "x" + ")" * 60 + "+", "-" * 200 + "x", "1e400*x", "exp(1, 2)", "max(x)", "x\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", MALICIOUS)
+def test_malicious_and_malformed_expressions_are_refused(expression):
+    with pytest.raises(InputError, match="^--expr: "):
+        parse(expression)
+
+
+def test_nothing_of_a_refused_expression_is_run(tmp_path, capsys):
+    made = tmp_path / "made"
+    assert main(["explain", "--expr", f"open('{made}', 'w')", "--at", "x=1"]) == 2
+    assert not made.exists()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "at", "derivative"),
+    [
+        ("exp(x**2)", "x=1", "5.436563656918091"),
+        ("exp(exp(x**2))", "x=1", "82.38711134943229"),
+        ("1/exp(x**2)", "x=1", "-0.7357588823428847"),
+        ("1/exp(x^2)", "x=1", "-0.7357588823428847"),
+        ("a*b + sin(pi*a)", "a=2,b=-1", "∂y/∂b"),
+        ("9**9**9*x", "x=1", "inf"),
+        ("relu(x)*max(x, 2) - tanh(-x)**0.5", "x=-0.3", "dy/dx"),
+    ],
+)
+def test_expressions(expression, at, derivative, capsys):
+    assert main(["explain", "--expr", expression, "--at", at]) == 0
+    assert derivative in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["--latex", "--json"])
+def test_other_forms(form, capsys):
+    assert main(["explain", "--expr", "exp(x**2)", "--at", "x=1", form]) == 0
+    out = capsys.readouterr().out
+    if form == "--json":
+        assert json.loads(out)["derivatives"]["x"]["value"] == pytest.approx(5.43656365691809)
+    else:
+        assert r"\frac{dy}{dh_{1}} \frac{dh_{1}}{dx}" in out
+    assert main(["explain", "--weight", "w131", form]) == 0
+    out = capsys.readouterr().out
+    if form == "--json":
+        assert json.loads(out)["gradient"] == pytest.approx(0.00315935676, abs=5e-12)
+    else:
+        assert r"\frac{\partial L}{\partial w_{131}}" in out
+
+
+def test_files_are_written(tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("page.html", "paths.png")]
+    assert main(["explain", "--weight", "w131", "--html", files[0], "--png", files[1]]) == 0
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    assert (tmp_path / "paths.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--expr", "x*y", "--at", "x=1"], "no value for y"),
+        (["--expr", "x", "--at", "x=1", "--at", "z=2"], "no variable z"),
+        (["--expr", "x", "--at", "x=one"], "expected NAME=NUMBER"),
+        (["--expr", "2", "--at", "x=1"], "expected a variable"),
+        (["--at", "x=1"], "expected together with --expr"),
+        (["--expr", "x", "--at", "x=1", "--weight", "w111"], "cannot be used with weight"),
+        (["--weight", "w999"], "cannot read 'w999'"),
+        (["--paths", "0"], "expected a positive number"),
+        (["--example", "3"], "has one example"),
+        (["--html", "/nowhere/at/all.html"], "does not exist"),
+        (["--png", "/nowhere/at/all.png"], "does not exist"),
+        (["no_such_config.toml"], "no_such_config.toml"),
+        (["--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_bad_input_is_one_line(argv, message, capsys):
+    assert main(["explain", *argv]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_a_config_is_trained_and_its_run_is_explained(tmp_path, capsys, monkeypatch):
+    """The notes' network by config: after two epochs, the run's weights explain themselves."""
+    config = "configs/notes_network.toml"
+    folder = tmp_path / "runs"
+    assert main(["train", config, "--train.epochs", "2", "--run.folder", str(folder)]) == 0
+    (run,) = [p.parent for p in folder.rglob("params.safetensors")]
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert main(["explain", str(run), "--weight", "w131", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "4 paths lead from w131 to L" in out
+    assert page.exists()
+    assert main(["explain", str(run), "--example", "7"]) == 2
+    assert "--example: expected 0 … 0" in capsys.readouterr().err

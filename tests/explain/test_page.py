@@ -1,0 +1,432 @@
+"""The page in a real browser: every control is used, and what appears is compared with the library."""
+
+import json
+import re
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp import Chain, Dense, ReLU, SoftmaxCrossEntropy
+from jaxbp.explain import Explainer
+from jaxbp.explain.notes import notes_explainer
+from jaxbp.explain.page import descent, page
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-default-apps --window-size=1300,1100""".split()
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return notes_explainer()
+
+
+@pytest.fixture(scope="module")
+def frames(explainer):
+    return descent(explainer, 6)
+
+
+@pytest.fixture(scope="module")
+def written(explainer, frames, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    file.write_text(page(explainer, "w212", frames=frames), "utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("no chromium and chromedriver on this machine (apt-get install chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, written):
+    """The page freshly loaded; afterwards: no errors on the console, and nothing asked of a network."""
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(written.as_uri())
+    yield browser
+    errors = browser.get_log("browser")
+    assert errors == []
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    assert [u for u in urls if not u.startswith(("file:", "data:"))] == []
+    assert urls
+
+
+def one(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def all_of(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def click(browser, selector):
+    one(browser, selector).click()
+
+
+def number(browser, selector):
+    return float(one(browser, selector).get_attribute("data-value"))
+
+
+def set_slider(browser, value):
+    browser.execute_script(
+        "const s = document.getElementById('frame'); s.value = arguments[0];"
+        "s.dispatchEvent(new Event('input', {bubbles: true}))",
+        value,
+    )
+
+
+def select(browser, name):
+    from selenium.webdriver.support.ui import Select
+
+    Select(one(browser, "#weight")).select_by_visible_text(name)
+
+
+def expected_rows(explanation):
+    return {" ".join(p.nodes): p.contribution for p in explanation.paths}
+
+
+def rows(browser):
+    return {
+        row.get_attribute("data-nodes"): float(row.get_attribute("data-contribution"))
+        for row in all_of(browser, "#paths button")
+    }
+
+
+def check_explanation(browser, e):
+    assert rows(browser) == pytest.approx(expected_rows(e), rel=1e-12, abs=1e-18)
+    assert number(browser, "#gradient") == pytest.approx(e.gradient, rel=1e-12, abs=1e-18)
+    assert number(browser, "#total") == pytest.approx(e.gradient, rel=1e-9, abs=1e-15)
+    assert one(browser, "#count").get_attribute("data-value") == str(e.count)
+
+
+def test_it_opens_with_the_numbers_of_the_library(opened, explainer):
+    check_explanation(opened, explainer.weight("w212"))
+    assert "−0.13037670618" in one(opened, "#gradient").text
+    assert number(opened, "#loss") == pytest.approx(explainer.graph.value, rel=1e-15)
+    assert float(one(opened, "#step-line").get_attribute("data-value")) == pytest.approx(0.93037670618)
+    for block in explainer.graph.blocks:
+        for i, (value, error) in enumerate(zip(block.value, explainer.error(block), strict=True)):
+            neuron = one(opened, f'[data-name="{block.neuron(i)}"]')
+            assert float(neuron.get_attribute("data-value")) == pytest.approx(value, rel=1e-15)
+            assert float(neuron.get_attribute("data-error")) == pytest.approx(error, rel=1e-12, abs=1e-18)
+
+
+def test_every_weight_bias_and_input_in_the_list(opened, explainer):
+    names = [option.text for option in all_of(opened, "#weight option")]
+    assert sorted(names) == sorted([*explainer.names(), "x1", "x2", "x3", "x4"])
+    for name in names:
+        select(opened, name)
+        check_explanation(opened, explainer.weight(name, k=12, formulas=False))
+
+
+def test_clicking_an_edge_an_input_and_a_neuron(opened, explainer):
+    edges = all_of(opened, ".edge[data-weight]")
+    assert len(edges) == 24
+    for name, selector in {
+        "w131": '.edge[data-weight="w131"]',
+        "w224": '.edge[data-weight="w224"]',
+        "x3": '.neuron[data-name="x3"]',
+        "b12": '.neuron[data-name="a12"]',
+    }.items():
+        opened.execute_script(
+            "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", one(opened, selector)
+        )
+        check_explanation(opened, explainer.weight(name, k=12, formulas=False))
+        assert f"∂L/∂{name}" in one(opened, "#why-h").text
+
+
+def test_a_pointer_really_hits_an_edge(opened, explainer):
+    """A click at the middle of an edge's line, as a person makes it."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    edge = one(opened, '.edge[data-weight="w211"]')
+    ActionChains(opened).move_to_element(edge.find_element("css selector", ".line")).perform()
+    assert "w211 = 0.5" in one(opened, "#tip").text
+    ActionChains(opened).click().perform()
+    check_explanation(opened, explainer.weight("w211"))
+
+
+def test_edges_by_keyboard(opened, explainer):
+    from selenium.webdriver.common.keys import Keys
+
+    edge = one(opened, '.edge[data-weight="w123"]')
+    assert edge.get_attribute("tabindex") == "0"
+    assert "w123 = 0.5" in edge.get_attribute("aria-label")
+    opened.execute_script("arguments[0].focus()", edge)
+    opened.switch_to.active_element.send_keys(Keys.ENTER)
+    check_explanation(opened, explainer.weight("w123", formulas=False))
+
+
+def test_colour_and_width_follow_the_weights(opened, explainer):
+    negative = {n for n in explainer.names() if n[0] == "w" and explainer.weight(n, 1).value < 0}
+    shown = {e.get_attribute("data-weight") for e in all_of(opened, ".edge.neg")}
+    assert shown == negative
+    click(opened, "#next")  # where nothing is lit, width is size
+    width = {
+        e.get_attribute("data-weight"): float(
+            e.find_element("css selector", ".line").value_of_css_property("stroke-width").rstrip("px")
+        )
+        for e in all_of(opened, ".edge[data-weight]")
+    }
+    assert width["w143"] > width["w113"] > width["w112"] > width["w111"] > width["w132"]
+
+
+def test_a_path_lights_up_with_its_factors(opened, explainer):
+    select(opened, "w131")
+    path = explainer.weight("w131").paths[2]
+    all_of(opened, "#paths button")[2].click()
+    assert all_of(opened, "#paths button")[2].get_attribute("aria-pressed") == "true"
+    lit = {(e.get_attribute("data-from"), e.get_attribute("data-to")) for e in all_of(opened, ".edge.now")}
+    assert lit == set(zip(path.nodes, path.nodes[1:], strict=False))
+    factors = [float(f) for f in all_of(opened, "#paths button")[2].get_attribute("data-factors").split()]
+    assert factors == pytest.approx(path.factors)
+    written = [t.text.removeprefix("× ").replace("−", "-") for t in all_of(opened, ".factor")]
+    assert [float(t) for t in written] == pytest.approx(path.factors[1:], rel=5e-3)
+    assert "Path 3" in one(opened, "#status").text or "Path 3" in one(opened, "#status").get_attribute(
+        "textContent"
+    )
+    all_of(opened, "#paths button")[2].click()
+    assert not all_of(opened, ".edge.now")
+
+
+def test_formulas_are_mathml(opened):
+    select(opened, "w131")
+    spaces = opened.execute_script(
+        "return [...document.querySelectorAll('#formula math, #paths math')].map(m => m.namespaceURI)"
+    )
+    assert len(spaces) > 8
+    assert set(spaces) == {"http://www.w3.org/1998/Math/MathML"}
+    top = one(opened, "#formula").get_attribute("textContent")
+    assert top.startswith("∂L∂w131")
+    assert top.count("∂a13∂w131") == 4
+
+
+def test_playing_the_paths(opened):
+    select(opened, "w131")
+    click(opened, "#play-paths")
+    seen = set()
+    end = time.monotonic() + 12
+    while time.monotonic() < end and one(opened, "#play-paths").text == "Stop":
+        pressed = opened.execute_script(
+            "return [...document.querySelectorAll('#paths button')].map(b => b.ariaPressed)"
+        )
+        seen.update(i for i, on in enumerate(pressed) if on == "true")
+        time.sleep(0.2)
+    assert seen == {0, 1, 2, 3}
+    assert one(opened, "#play-paths").text == "Play the paths"
+    click(opened, "#play-paths")
+    click(opened, "#play-paths")
+    assert one(opened, "#play-paths").text == "Play the paths"
+
+
+def lines(browser):
+    return [li.text for li in all_of(browser, "#stage-lines li")]
+
+
+def test_the_walk_forward_and_back(opened, explainer):
+    assert not one(opened, "#back").is_enabled()
+    titles, text = [], []
+    while one(opened, "#next").is_enabled():
+        click(opened, "#next")
+        titles.append(one(opened, "#stage-name").text)
+        text.append(lines(opened))
+    blocks = [b.name for b in explainer.graph.blocks]
+    forward = ["the input", *(f"forward, {b}" for b in blocks[1:])]
+    backward = ["backward, ∂L/∂ŷ", "backward, δ2", "backward, ∂L/∂h1", "backward, δ1", "backward, ∂L/∂x"]
+    assert titles == [*forward, *backward, "the update"]
+    going = [block.value for block in explainer.graph.blocks]
+    coming = [explainer.error(block) for block in explainer.graph.blocks[-2::-1]]
+    for stage, numbers in zip(text, [*going, *coming], strict=False):
+        for line, expected in zip(stage, numbers, strict=True):
+            shown = float(line.rsplit(" = ", 1)[1].replace("−", "-"))
+            assert shown == pytest.approx(expected, rel=1e-5, abs=1e-15)
+    assert text[1][0].startswith("a11 = w111 x1 + w112 x2 + w113 x3 + w114 x4 + b11 = 0.1 · 2 + 0.3 · 5")
+    assert text[7][0].startswith("δ21 = ∂L/∂a21 = ∂L/∂ŷ1 · ŷ1(1 - ŷ1) + ∂L/∂ŷ2 · (-ŷ1 ŷ2)")
+    updates = dict(re.match(r"(\w+) := .* = (\S+)$", line).groups() for line in text[-1])
+    for name in explainer.names():
+        expected = explainer.weight(name, 1, formulas=False).stepped
+        assert float(updates[name].replace("−", "-")) == pytest.approx(expected, rel=1e-5)
+    click(opened, "#back")
+    assert one(opened, "#stage-name").text == "backward, ∂L/∂x"
+    click(opened, "#first")
+    assert one(opened, "#stage-name").text == "everything at once"
+
+
+def test_errors_arrive_one_layer_at_a_time(opened):
+    for _ in range(8):  # x, a1, h1, a2, ŷ, L, ∂ŷ, δ2
+        click(opened, "#next")
+
+    def error_text(name):
+        return one(opened, f'.neuron[data-name="{name}"] .err').text
+
+    assert error_text("a21") == "−0.163"
+    assert error_text("ŷ1") == "−0.459"
+    assert error_text("h11") == error_text("a11") == ""
+    arriving = {n.get_attribute("data-name") for n in all_of(opened, ".neuron.arriving")}
+    assert arriving == {"a21", "a22"}
+
+
+def test_playing_and_pausing_the_walk(opened):
+    click(opened, "#play")
+    assert one(opened, "#play").text == "Pause"
+    time.sleep(2.4)
+    assert one(opened, "#stage-name").text == "forward, a1"
+    click(opened, "#play")
+    time.sleep(2.2)
+    assert one(opened, "#stage-name").text == "forward, a1"
+    assert one(opened, "#play").get_attribute("aria-pressed") == "false"
+
+
+def test_the_slider_over_training_steps(opened, explainer, frames):
+    select(opened, "w131")
+    slider = one(opened, "#frame")
+    assert slider.get_attribute("max") == str(len(frames) - 1)
+    heights = []
+    for step in (0, 3, len(frames) - 1):
+        set_slider(opened, step)
+        now = explainer.at(frames[step].params)
+        check_explanation(opened, now.weight("w131", formulas=False))
+        assert number(opened, "#loss") == pytest.approx(now.graph.value, rel=1e-12)
+        value = float(one(opened, '[data-name="h13"]').get_attribute("data-value"))
+        assert value == pytest.approx(now.graph.blocks[2].value[2], rel=1e-12)
+        edge = float(one(opened, '.edge[data-weight="w131"]').get_attribute("data-value"))
+        assert edge == pytest.approx(now.weight("w131", 1).value, rel=1e-12)
+        shown = {
+            row.find_element("css selector", "dt").text: row.find_element("css selector", "dd")
+            for row in all_of(opened, "#now div")
+        }
+        assert len(shown) == 24
+        assert float(shown["w212"].get_attribute("data-value")) == pytest.approx(now.weight("w212", 1).value)
+        heights.append(float(one(opened, "#dot").get_attribute("cy")))
+    assert heights[0] < heights[1] < heights[2]  # the loss falls: the dot goes down
+
+
+def test_the_slider_by_keyboard(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    one(opened, "#frame").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert one(opened, "#frame-label").text.startswith("2,")
+
+
+def test_colours_light_and_dark(opened):
+    def paper():
+        return opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+
+    assert one(opened, "#theme").text == "Colours: system"
+    click(opened, "#theme")
+    light = paper()
+    click(opened, "#theme")
+    assert one(opened, "#theme").text == "Colours: dark"
+    assert paper() != light
+    click(opened, "#theme")
+    assert one(opened, "#theme").text == "Colours: system"
+
+
+def test_a_phone(opened):
+    opened.set_window_size(390, 844)
+    try:
+        wide = opened.execute_script(
+            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide[0] <= wide[1]
+        assert one(opened, "#why").rect["y"] > one(opened, "#network").rect["y"]
+        small = opened.execute_script(
+            "return [...document.querySelectorAll('button, select')].map(b => b.getBoundingClientRect())"
+            ".filter(r => r.height > 0 && r.height < 40).length"
+        )
+        assert small == 0
+    finally:
+        opened.set_window_size(1300, 1100)
+
+
+def test_everything_that_acts_has_a_name(opened):
+    nameless = opened.execute_script(
+        "return [...document.querySelectorAll('button, select, input, [tabindex]')].filter(e =>"
+        "!(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"
+    )
+    assert nameless == []
+    assert opened.execute_script("return document.documentElement.lang") == "en"
+    assert one(opened, "#status").get_attribute("aria-live") == "polite"
+
+
+def test_contrast(opened):
+    """Text on its ground at least 4.5 to 1, in light and in dark."""
+    script = """
+    const css = getComputedStyle(document.documentElement);
+    const lum = (name) => {
+      const hex = css.getPropertyValue(name).trim().slice(1);
+      const [r, g, b] = [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16) / 255)
+        .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ratio = (a, b) => (Math.max(lum(a), lum(b)) + 0.05) / (Math.min(lum(a), lum(b)) + 0.05);
+    return [['--ink', '--panel'], ['--soft', '--panel'], ['--soft', '--paper'], ['--lit', '--panel'],
+      ['--error', '--panel'], ['--ink', '--value']].map(([a, b]) => ratio(a, b));
+    """
+    for _ in range(3):
+        assert min(opened.execute_script(script)) >= 4.5
+        click(opened, "#theme")
+
+
+def test_printing_gives_pages(opened):
+    import base64
+
+    made = base64.b64decode(opened.print_page())
+    assert made.startswith(b"%PDF")
+    assert len(made) > 20_000
+
+
+def test_a_large_network_is_summarised(browser, tmp_path):
+    net = Chain(Dense(40), ReLU(), Dense(20), ReLU(), Dense(10))
+    params = net.init(jax.random.key(0), jnp.zeros((1, 64), jnp.float64))
+    x = np.random.default_rng(0).normal(size=64)
+    explainer = Explainer(net, params, x, np.int32(3), SoftmaxCrossEntropy())
+    file = tmp_path / "large.html"
+    file.write_text(page(explainer, "w1_5_7", frames=descent(explainer, 2, 0.1)), "utf-8")
+    browser.get_log("browser")
+    browser.get(file.as_uri())
+    e = explainer.weight("w1_5_7", k=3)
+    assert one(browser, "#count").get_attribute("data-value") == str(e.count) == "200"
+    shown = rows(browser)
+    assert 3 <= len(shown) <= 12
+    for nodes, contribution in expected_rows(e).items():
+        assert shown[nodes] == pytest.approx(contribution, rel=1e-9)
+    rest = number(browser, "#rest")
+    assert sum(shown.values()) + rest == pytest.approx(e.gradient, rel=1e-9, abs=1e-12)
+    assert "+ 56 more" in one(browser, "#scroll svg").text.replace("\u202f", "")
+    assert browser.get_log("browser") == []
+
+
+# --- without a browser ------------------------------------------------------------------------------
+
+
+def test_the_file_asks_for_nothing(written):
+    text = written.read_text("utf-8")
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", text)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\s*\(", text)
+    links = set(re.findall(r"https?://[^\s\"'<)]+", text))
+    assert links == {"http://www.w3.org/2000/svg"}  # a namespace, never loaded
+
+
+def test_what_a_user_writes_cannot_break_out_of_the_page(explainer, frames):
+    evil = "</script><script>alert(1)</script>"
+    text = page(explainer, "w212", frames=frames[:1], title=evil, about=evil)
+    assert "<script>alert(1)" not in text
