@@ -82,9 +82,14 @@ class Scope:
 class Editor:
     """What `Program.run` asks on its way. This one changes nothing."""
 
-    def scope(self, scope: Scope, values: list[Any]) -> list[Any]:
-        """Called on entering a scope with its inputs."""
-        return values
+    def enter(self, scope: Scope, values: list[Any], run: Callable[[Editor], Any]) -> None:
+        """Called on entering a scope; `run(editor)` runs the scope on its own."""
+
+    def leave(self) -> None:
+        """Called on leaving it."""
+
+    def turn(self, op: Op, index: Any) -> None:
+        """Called in every turn of the scan `op`, with the number of the turn."""
 
     def operands(self, op: Op, values: list[Any]) -> list[Any]:
         return values
@@ -244,7 +249,8 @@ def read(fn: Callable[..., Any], values: Sequence[Any]) -> Program:
 def _run(scope: Scope, values: list[Any], editor: Editor, wide: bool) -> list[Any]:
     if wide:
         values = [widen(v) for v in values]
-    env: dict[int, Any] = dict(zip(scope.inputs, editor.scope(scope, values), strict=True))
+    env: dict[int, Any] = dict(zip(scope.inputs, values, strict=True))
+    editor.enter(scope, values, lambda other: _run(scope, values, other, wide))
 
     def value(v: Any) -> Any:
         if isinstance(v, Constant):
@@ -256,6 +262,7 @@ def _run(scope: Scope, values: list[Any], editor: Editor, wide: bool) -> list[An
         outs = RUN[op.kind](op, operands, editor, wide)
         outs = [widen(o) for o in outs] if wide else outs
         env.update(zip(op.outputs, editor.results(op, operands, outs, env), strict=True))
+    editor.leave()
     return [jnp.asarray(value(v)) for v in scope.outputs]
 
 
@@ -298,11 +305,13 @@ def _scan(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
     fixed, init, xs = operands[:consts], operands[consts : consts + carry], operands[consts + carry :]
     init = [jnp.asarray(v) for v in init]
 
-    def body(state: list[Any], x: list[Any]) -> Any:
-        outs = _run(op.bodies[0], [*fixed, *state, *x], editor, wide)
+    def body(state: list[Any], x: tuple[Any, list[Any]]) -> Any:
+        editor.turn(op, x[0])
+        outs = _run(op.bodies[0], [*fixed, *state, *x[1]], editor, wide)
         return outs[:carry], outs[carry:]
 
-    state, ys = jax.lax.scan(body, init, xs, length=op.params["length"], reverse=op.params["reverse"])
+    turns = jnp.arange(op.params["length"], dtype=np.int32)
+    state, ys = jax.lax.scan(body, init, (turns, xs), reverse=op.params["reverse"])
     return [*state, *ys]
 
 

@@ -83,6 +83,7 @@ class Case:
     used: int = 0
     cut_short: bool = False
     notes: list[str] = field(default_factory=list)
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:
