@@ -150,7 +150,7 @@ def explain(case: Case, group: list[int], alone: bool = False) -> Finding | None
     if not group:
         return None
     inside = group if alone or set(group) != set(case.wrong) else sorted(usable)
-    for kind in ("edges", "elementwise", "operands", "rows"):
+    for kind in ("edges", "own_entries", "elementwise", "operands", "rows"):
         table = _table(case, kind)
         if table is None:
             continue
@@ -280,27 +280,35 @@ def path_behind_scale(case: Case, found: dict[int, Finding]) -> list[Finding]:
     factors = [f.evidence.get("factor") for f in found.values() if f.cause == "scale"]
     if len(factors) != len(case.wrong) or not all(isinstance(k, float) and 0 < k < 1 for k in factors):
         return []
-    table = _table(case, "edges")
-    if table is None or set(case.wrong) - set(_usable(case)):
+    if set(case.wrong) - set(_usable(case)):
         return []
+    for kind in ("edges", "own_entries"):
+        finding = _exact_path(case, kind)
+        if finding:
+            left = f"{finding.detail} (at these arguments that leaves {factors[0]:.6g} of every entry)"
+            return [Finding(finding.path, finding.cause, left, {**finding.evidence, "factor": factors[0]})]
+    return []
+
+
+def _exact_path(case: Case, kind: str) -> Finding | None:
+    table = _table(case, kind)
+    if table is None:
+        return None
     effects, claimed, tolerance = _select(case, table, sorted(_usable(case)))
     fits = []
     for choice, at in zip(table.choices, table.at, strict=True):
-        same = len(set(map(id, choice.op.inputs))) < len(choice.op.inputs) or len(
-            {v for v in choice.op.inputs if isinstance(v, int)}
-        ) < sum(isinstance(v, int) for v in choice.op.inputs)
-        if same and choice.op.primitive.name in SYMMETRIC:
+        values = [v for v in choice.op.inputs if isinstance(v, int)]
+        if len(set(values)) < len(values) and choice.op.primitive.name in SYMMETRIC:
             continue
         if np.max(np.abs(claimed - effects[at]), initial=0.0) <= tolerance and np.any(effects[at]):
             fits.append((choice, 1.0, at))
     if not fits:
-        return []
+        return None
     choice, amount, _ = max(fits, key=lambda fit: _preference(table, fit))
     names = ", ".join(case.paths[i] for i in case.wrong)
-    finding = words.edge(case, table.sites, choice, amount, names)
-    finding.evidence["factor"] = factors[0]
-    detail = f"{finding.detail} (at these arguments that leaves {factors[0]:.6g} of every entry)"
-    return [Finding(names, finding.cause, detail, finding.evidence)]
+    if isinstance(choice, Edge):
+        return words.edge(case, table.sites, choice, amount, names)
+    return words.instead(case, table.sites, choice, names)
 
 
 def unknown(case: Case, i: int) -> Finding:

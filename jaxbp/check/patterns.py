@@ -116,17 +116,13 @@ def meaning_of(case: Case, k: float) -> str:
             (1 / math.sqrt(n), f"1/√{n}, with {n} {words}"),
         ]
     ranked = [(v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes] + ranked
-    ranked += [(v, w) for v, w in plain.items()]
+    ranked = [*ranked, *((v, w) for v, w in plain.items())]
     ranked += [(1 - v, f"1 - {v:g}") for v in _constants(case)]
     for v in _constants(case):
         ranked += [(abs(v), f"the constant {v:g} of the function"), (1 / abs(v), f"1 over the constant {v:g}")]
-    n = case.true[case.wrong[0]][0].ndim
     ranked += [(m / (m - 1), f"{m}/{m - 1}") for m in sizes if m > 1] + [((m - 1) / m, f"{m - 1}/{m}") for m in sizes]
-    del n
-    for value, words in ranked:
-        if value and abs(k / value - 1) <= near:
-            return words
-    return ""
+    fits = [words for value, words in ranked if value and abs(k / value - 1) <= near]
+    return " (or ".join(fits[:2]) + ")" * (len(fits[:2]) - 1)
 
 
 def _sizes(case: Case) -> dict[int, str]:

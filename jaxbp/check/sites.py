@@ -116,6 +116,40 @@ class Sites:
 
     # --- other derivatives
 
+    def own_entries(self) -> list[Instead]:
+        """Sums that come back to every entry (softmax, norms), followed from each output's own entry only."""
+        found = []
+        for scope in self.scopes:
+            sums = {
+                op.outputs[0]: op
+                for op in scope.ops
+                if op.primitive.name in ("reduce_sum", "reduce_prod") and self.is_live(op, 0)
+            }
+            for op in scope.ops:
+                for k, v in enumerate(op.inputs):
+                    if not self.is_live(op, k) or not _is_elementwise(op):
+                        continue
+                    chain, start = self._back_to(v, sums)
+                    if start is not None and self._fits(op, sums[start]):
+                        found.append(_own_entry(op, k, sums[start], chain))
+        return found
+
+    def _back_to(self, v: Any, sums: dict[int, Op]) -> tuple[list[Op], int | None]:
+        """The chain of one-operand steps from a sum to the value `v`."""
+        chain: list[Op] = []
+        while isinstance(v, int) and v not in sums:
+            op = self.producer.get(v)
+            live = [u for k, u in enumerate(op.inputs) if self.is_live(op, k)] if op is not None else []
+            moves = op is not None and (_is_elementwise(op) or op.primitive.name in ("broadcast_in_dim", "reshape"))
+            if not moves or len(set(live)) != 1 or len(chain) > 8:
+                return [], None
+            chain.append(op)  # pyright: ignore[reportArgumentType]
+            v = live[0]
+        return chain[::-1], v if isinstance(v, int) else None
+
+    def _fits(self, op: Op, total: Op) -> bool:
+        return total.in_avals[0].shape == op.out_avals[0].shape
+
     def elementwise(self) -> list[Instead]:
         """Other functions' derivatives, and this one's at another point, for elementwise stretches."""
         found = []
@@ -228,6 +262,55 @@ class Sites:
         return f"the result of `{op.name}` at {op.place}{text}"
 
 
+def _own_entry(op: Op, k: int, total: Op, chain: list[Op]) -> Instead:
+    """The operation, with the sum behind operand `k` depending, at every entry, on that entry alone."""
+
+    def make(inputs: list[Any], results: list[Any], env: dict) -> Any:
+        entries = env[total.inputs[0]]
+        still = jax.lax.stop_gradient
+        axes = tuple(total.params["axes"])
+        summed = jnp.broadcast_to(jnp.expand_dims(still(env[total.outputs[0]]), axes), entries.shape)
+        own = still(summed) + entries - still(entries)
+        if total.primitive.name == "reduce_prod":
+            own = still(summed) + still(summed / entries) * (entries - still(entries))
+        live = {total.outputs[0]: own}
+        for step in chain:
+            if _is_elementwise(step):
+                operands = [
+                    live[v] if v in live else _spread_out(widen(v.value) if isinstance(v, Constant) else still(env[v]), own)
+                    for v in step.inputs
+                ]
+                live[step.outputs[0]] = _again(step, operands)
+            else:
+                live[step.outputs[0]] = next(live[v] for v in step.inputs if v in live)
+        operands = [still(x) for x in inputs]
+        operands[k] = live[op.inputs[k]]
+        return _again(op, [_spread_out(x, own) for x in operands])
+
+    words = "from each output's own entry alone"
+    return Instead(op, k, make, "missing-path", words)
+
+
+def _spread_out(x: Any, like: Any) -> Any:
+    """A constant in the shape of the entries: scalars as they are, sums along their lost axes."""
+    x = jnp.asarray(x)
+    if x.shape == like.shape:
+        return x
+    if x.ndim == like.ndim:
+        return jnp.broadcast_to(x, like.shape)
+    return jnp.broadcast_to(x.reshape((*x.shape, *(1,) * (like.ndim - x.ndim))), like.shape)
+
+
+def _again(op: Op, operands: list[Any]) -> Any:
+    """The operation on other operands."""
+    numbers = [-1 - i for i in range(len(operands))]
+    clone = Op(
+        op.primitive, op.params, numbers, op.outputs, op.in_avals, op.out_avals, op.place, op.within,
+        op.kind, op.bodies,
+    )  # fmt: skip
+    return _run(Scope(numbers, [clone], op.outputs), operands, Editor(), True)[0]
+
+
 def _offset(op: Op, k: int) -> int:
     return {"scan": 0, "cond": 1, "while": 0 if k == 0 else op.params.get("cond_nconsts", 0)}[op.kind]
 
@@ -297,13 +380,7 @@ def _evaluate(scope: Scope, value: Any, env: dict) -> Any:
     inner = {**env, scope.inputs[0]: value}
     for op in scope.ops:
         operands = [widen(v.value) if isinstance(v, Constant) else inner[v] for v in op.inputs]
-        one = Scope([-1 - i for i in range(len(operands))], [], [])
-        clone = Op(
-            op.primitive, op.params, one.inputs, op.outputs, op.in_avals, op.out_avals, op.place, op.within,
-            op.kind, op.bodies,
-        )  # fmt: skip
-        out = _run(Scope(one.inputs, [clone], op.outputs), operands, Editor(), True)
-        inner.update(zip(op.outputs, out, strict=True))
+        inner[op.outputs[0]] = _again(op, operands)
     return inner[scope.outputs[0]]
 
 
@@ -313,12 +390,7 @@ def _product(op: Op, k: int, factor: Callable[[list[Any], dict], Any]) -> Any:
     def make(inputs: list[Any], results: list[Any], env: dict) -> Any:
         operands = list(inputs)
         operands[1 - k] = jax.lax.stop_gradient(factor(inputs, env))
-        numbers = [-1, -2]
-        clone = Op(
-            op.primitive, op.params, numbers, op.outputs, op.in_avals, op.out_avals, op.place, op.within,
-            op.kind,
-        )  # fmt: skip
-        return _run(Scope(numbers, [clone], op.outputs), operands, Editor(), True)[0]
+        return _again(op, operands)
 
     return make
 

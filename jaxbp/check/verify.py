@@ -266,7 +266,17 @@ class Check:
         bad = [q for q, e in enumerate(errors) if not e <= self._tolerance(i)]
         if not bad:
             return self._eager_wrong(i)
+        if self._beyond_rounding(i, errors[0]):
+            return True
         return any(not errors[q] <= 200 * self._spread(q, i) for q in bad)
+
+    def _beyond_rounding(self, i: int, error: float) -> bool:
+        """Whether float64 is as wrong as the working dtype at the given point: rounding would shrink."""
+        eps = noise.epsilon(self.target.leaves[i].dtype)
+        if self.exact is None or not error > self._tolerance(i) or eps < 1e-10:
+            return False
+        here = _error(self.eager[i], self.truth[0][i])
+        return error > 1e-3 * min(here, 1.0) and error > 1e-3 * min(self.floor[i], 1.0)
 
     def _eager_wrong(self, i: int) -> bool:
         """The formula is right in float64; is the working dtype's result still of any use."""

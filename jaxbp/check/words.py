@@ -137,6 +137,15 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
     evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
     if cause in ("factor", "mask"):
         return _factor(case, sites, choice, names, evidence)
+    if cause == "missing-path":
+        origin = _origin(case, sites, op, choice.operand)
+        through = role(op, choice.operand)
+        detail = (
+            f"{names}: the contributions of the other outputs are missing. Every entry stands in {through} "
+            f"{at(op)} (made by {origin}) of every output along the axis; only the path to its own output is "
+            "followed back, the off-diagonal of the Jacobian is dropped"
+        )
+        return Finding(names, cause, detail, evidence)
     if choice.operand < 0:
         name = op.within or op.name
         verb = "left out (as if of the identity)" if choice.words == "of the identity" else f"taken {choice.words}"
