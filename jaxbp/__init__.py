@@ -1,6 +1,10 @@
 """jaxbp: backpropagation written by hand in JAX, proven, and fast. The public names, nothing else."""
 
 from jaxbp.bridge import Auto, as_function
+from jaxbp.check.nonfinite import locate_nonfinite
+from jaxbp.check.report import Report
+from jaxbp.check.sensitivity import check_sensitivity
+from jaxbp.check.verify import assert_gradients, check_gradients
 from jaxbp.compose import Branch, Chain, Residual, Stack
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
 from jaxbp.layers import (
@@ -43,6 +47,7 @@ __all__ = [
     "Loss",
     "Precision",
     "ReLU",
+    "Report",
     "Residual",
     "SiLU",
     "Sigmoid",
@@ -55,7 +60,11 @@ __all__ = [
     "Tanh",
     "Train",
     "as_function",
+    "assert_gradients",
+    "check_gradients",
+    "check_sensitivity",
     "gradient",
+    "locate_nonfinite",
     "make_epoch",
     "make_step",
     "value_and_grad",
