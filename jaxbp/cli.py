@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("jaxbp.train.command:train", "train a network from a config and write a run folder"),
     "evaluate": ("jaxbp.train.command:evaluate", "reload a run and report on its held-out data"),
     "predict": ("jaxbp.train.command:predict", "run a trained network on new inputs"),
+    "check": ("jaxbp.check.command:check", "check a hand-written gradient and say what is wrong with it"),
     "runs": ("jaxbp.train.command:runs", "list the runs in a folder"),
 }
 
