@@ -102,7 +102,11 @@ def _claimed(case: Case) -> np.ndarray:
 def _table(case: Case, kind: str) -> Table | None:
     """The effects of every edit of a kind, computed once in a case."""
     if kind not in case.cache:
-        case.cache[kind] = _build(case, kind)
+        try:
+            case.cache[kind] = _build(case, kind)
+        except Exception as error:  # a diagnosis must not hide the verdict
+            case.cache[kind] = None
+            case.notes.append(f"the search among {kind} failed: {type(error).__name__}: {error}"[:300])
     return case.cache[kind]
 
 

@@ -107,7 +107,8 @@ class Weights(Editor):
         for at, other in self.others.get(id(op), ()):
             inputs = [env.get(v) if isinstance(v, int) else o for v, o in zip(op.inputs, operands, strict=True)]
             known = {**(self.known[-1] if self.known else {}), **env}
-            results[0] = beside(results[0], other.make(inputs, results, known), self.theta[at])
+            made = jnp.broadcast_to(other.make(inputs, results, known), results[0].shape)
+            results[0] = beside(results[0], made, self.theta[at])
         return results
 
     def turn(self, op: Op, index: Any) -> None:

@@ -86,8 +86,6 @@ def scaled(case: Case, i: int) -> Finding | None:
 def _varying(case: Case, i: int, ks: list[float]) -> Finding | None:
     """A factor that changes with the arguments: a scalar argument, to some power."""
     path = case.paths[i]
-    if case.true[i][0].size < 2:
-        return None
     detail = f"{path} is a multiple of what it should be, by a factor that depends on the arguments"
     for j, other in enumerate(case.paths):
         values = [np.asarray(leaves[j]) for leaves, _ in case.points]
@@ -99,6 +97,8 @@ def _varying(case: Case, i: int, ks: list[float]) -> Finding | None:
             if np.allclose(np.abs(ks), guess, rtol=max(10 * case.tolerance[i], 1e-5)):
                 detail = f"{path} is {words} times what it should be"
                 return Finding(path, "scale", detail, {"factor": ks, "meaning": words})
+    if case.true[i][0].size < 2:
+        return None
     return Finding(path, "scale", detail, {"factor": ks, "meaning": ""})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ UNARY = {
     "cosh", "asinh", "acosh", "atanh", "convert_element_type", "copy", "lgamma", "digamma", "reduce_precision",
     "stop_gradient",
 }  # fmt: skip
+
+ACTIVATING = {"tanh", "logistic", "erf", "erfc", "sin", "cos", "max", "select_n", "exp", "expm1", "log1p", "abs"}
 
 
 class Sites:
@@ -156,9 +159,20 @@ class Sites:
         for scope in self.scopes:
             for start, end, ops in self._stretches(scope):
                 found += _derivatives(start, end, ops)
+                found += [_elsewhere(start, end, ops, v, self.describe(v)) for v in self._like(scope, start, end)]
         for op in self.ops():
             found += self._factors(op)
         return found
+
+    def _like(self, scope: Scope, start: int, end: Op) -> list[int]:
+        """Other values of the same shape at which a derivative might be taken by mistake."""
+        made = [o for op in scope.ops if not _is_elementwise(op) for o in op.outputs]
+        same = [
+            v
+            for v in dict.fromkeys((*scope.inputs, *made))
+            if v not in (start, end.outputs[0]) and self.shape.get(v) == self.shape[start] and self._floating(v)
+        ]
+        return same[:8] if self.shape[start] else []
 
     def _stretches(self, scope: Scope) -> Iterator[tuple[int, Op, list[Op]]]:
         """`(value, operation, operations between)` where the result is elementwise in that value alone."""
@@ -197,15 +211,15 @@ class Sites:
         if name == "mul":
             for k in (0, 1):
                 other = 1 - k
-                if not self.is_live(op, k) or op.in_avals[other].shape != op.out_avals[0].shape:
+                if not self.is_live(op, k) or prod(op.in_avals[other].shape) == 1:
                     continue
                 yield Instead(op, k, lambda x, y, env, k=k: x[k], "factor", "left out of the backward pass")
                 yield Instead(
                     op, k, lambda x, y, env, k=k, o=other: x[k] * jax.lax.stop_gradient(x[o]) ** 2,
                     "factor", "applied twice in the backward pass",
                 )  # fmt: skip
-        if name == "div" and self.is_live(op, 0) and op.in_avals[0].shape == op.out_avals[0].shape:
-            if op.in_avals[1].shape == op.out_avals[0].shape:
+        if name == "div" and self.is_live(op, 0):
+            if prod(op.in_avals[1].shape) > 1:
                 yield Instead(op, 0, lambda x, y, env: x[0], "factor", "left out of the backward pass")
                 yield Instead(
                     op, 0, lambda x, y, env: x[0] / jax.lax.stop_gradient(x[1]) ** 2,
@@ -351,29 +365,39 @@ def _curved(op: Op, start: int) -> bool:
     return True
 
 
-def _derivatives(start: int, end: Op, ops: list[Op]) -> Iterator[Instead]:
+def _sloped(start: int, end: Op, ops: list[Op], choice: Callable[[Any, Any, Any, dict], Any]) -> Any:
+    """A stretch whose derivative is `choice(input, output, slope, values)`; `slope(v)` is its own at `v`."""
     scope = Scope([start], ops, [end.outputs[0]])
 
-    def slope(u: Any, env: dict) -> Any:
-        def fn(value: Any) -> Any:
-            return _evaluate(scope, value, env)
+    def make(inputs: list[Any], results: list[Any], env: dict) -> Any:
+        still = {k: jax.lax.stop_gradient(v) for k, v in env.items()}
 
-        return jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
+        def slope(u: Any) -> Any:
+            return jax.jvp(lambda value: _evaluate(scope, value, still), (u,), (jnp.ones_like(u),))[1]
 
+        chosen = choice(still[start], jax.lax.stop_gradient(results[0]), slope, still)
+        finite = jnp.nan_to_num(chosen, nan=0.0, posinf=0.0, neginf=0.0)
+        return jax.lax.stop_gradient(finite) * env[start]
+
+    return make
+
+
+def _derivatives(start: int, end: Op, ops: list[Op]) -> Iterator[Instead]:
     def of(choice: Callable[[Any, Any, Any], Any]) -> Any:
-        def make(inputs: list[Any], results: list[Any], env: dict) -> Any:
-            u = env[start]
-            held, h = jax.lax.stop_gradient((u, results[0]))
-            still = {k: jax.lax.stop_gradient(v) for k, v in env.items()}
-            chosen = jnp.nan_to_num(choice(held, h, lambda v: slope(v, still)), posinf=0.0, neginf=0.0)
-            return jax.lax.stop_gradient(chosen) * u
-
-        return make
+        return _sloped(start, end, ops, lambda u, h, slope, env: choice(u, h, slope))
 
     yield Instead(end, -1, of(lambda u, h, f: f(h)), "wrong-point", "at the output instead of the input")
     yield Instead(end, -1, of(lambda u, h, f: f(u) ** 2), "wrong-activation", "twice over")
+    likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in ops)
     for words, cause, derivative in activations.alternatives():
+        if not likely and words != "of the identity":
+            continue
         yield Instead(end, -1, of(lambda u, h, f, d=derivative: d(u, h)), cause, words)
+
+
+def _elsewhere(start: int, end: Op, ops: list[Op], v: int, words: str) -> Instead:
+    make = _sloped(start, end, ops, lambda u, h, slope, env: slope(env[v]))
+    return Instead(end, -1, make, "wrong-point", f"at another value, {words}", ahead=True, rank=1)
 
 
 def _evaluate(scope: Scope, value: Any, env: dict) -> Any:

@@ -432,7 +432,7 @@ class Check:
             return
         rng = np.random.default_rng([self.seed, 2])
         with float64():
-            leaves, dy = self.wide[0]
+            leaves, dy = (list(map(np.asarray, part)) for part in self.wide[0])
             v = [_direction(np.asarray(leaf), rng) for leaf in leaves]
             outputs = jax.jit(self.oracle.outputs)
             slope, doubt = directional(outputs, leaves, dy, v)
