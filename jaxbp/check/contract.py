@@ -163,11 +163,11 @@ def _vmap(check: Check) -> list[Finding]:
     stacked = [[jnp.stack(parts) for parts in zip(*part, strict=True)] for part in zip(*pair, strict=True)]
     check.report.evaluations += 2
     try:
-        batched = [np.asarray(g, np.float64) for g in jax.vmap(check.rule.flat)(*stacked)]
+        batched = [np.asarray(g, np.float64) for g in jax.jit(jax.vmap(check.rule.flat))(*stacked)]
     except Exception as error:
         return _refused(check, "vmap", error, jax.vmap(check.target.plain), stacked[0])
     for k, (leaves, dy) in enumerate(pair):
-        single = [np.asarray(g, np.float64) for g in check.rule.flat(leaves, dy)]
+        single = [np.asarray(g, np.float64) for g in check.rule.jitted(leaves, dy)]
         i, error = difference([g[k] for g in batched], single)
         if error > _limit(check, i):
             path = check.target.paths[i]

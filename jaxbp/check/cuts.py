@@ -198,7 +198,7 @@ def _preference(table: Table, fit: tuple[Any, ...]) -> tuple[Any, ...]:
     choice, amount, at = fit
     rank = table.sites.rank[id(choice.op)]
     if isinstance(choice, Instead):
-        return (-choice.rank, rank, -at)
+        return (-choice.rank, choice.cause in ("factor", "mask"), rank, -at)
     return (abs(amount - 1) < 1e-3, rank, not choice.variable, -at)
 
 
@@ -240,7 +240,7 @@ def _several(case: Case, table: Table, group: list[int], inside: list[int]) -> F
     effects, claimed, tolerance = _select(case, table, inside)
     limit = tolerance * max(1.0, float(np.max(np.abs(claimed))))
     norms = np.linalg.norm(effects, axis=1)
-    keep = [a for a in np.flatnonzero((norms > limit) & (norms < 1e25))]
+    keep = [int(a) for a in np.flatnonzero((norms > limit) & (norms < 1e25))]
     keep = _distinct(effects, keep, table)[:150]
     gram, against = effects[keep] @ effects[keep].T, effects[keep] @ claimed
     best: tuple[float, Any] = (np.inf, None)

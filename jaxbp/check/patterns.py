@@ -298,9 +298,14 @@ def by_cotangent(case: Case, i: int) -> Finding | None:
     for k, d in enumerate(dy):
         for axis in range(d.ndim):
             if 1 < d.shape[axis] <= 64:
-                found = _rows(case, i, k, axis) or _moved(case, i, k, axis)
+                found = _rows(case, i, k, (axis,)) or _moved(case, i, k, axis)
                 if found:
                     return found
+        leading = tuple(range(d.ndim - 1))
+        if len(leading) > 1 and math.prod(d.shape[:-1]) <= 64:
+            found = _rows(case, i, k, leading)
+            if found:
+                return found
     return None
 
 
@@ -312,16 +317,19 @@ def _gradients(case: Case, changed: Any) -> list[Arrays]:
     return [[np.asarray(r[i]) for r in runs] for i in range(len(case.paths))]
 
 
-def _rows(case: Case, i: int, k: int, axis: int) -> Finding | None:
-    length = np.shape(case.points[0][1][k])[axis]
+def _rows(case: Case, i: int, k: int, axes: tuple[int, ...]) -> Finding | None:
+    shape = np.shape(case.points[0][1][k])
+    lengths = [n if a in axes else 1 for a, n in enumerate(shape)]
+    length = math.prod(lengths)
     if case.used + length * len(case.points) > case.budget:
         case.cut_short = True
         return None
     parts = []
     for n in range(length):
-        def only(dy: list[Any], n: int = n) -> list[Any]:
-            mask = np.zeros([length if a == axis else 1 for a in range(np.ndim(dy[k]))])
-            mask[tuple(n if a == axis else 0 for a in range(np.ndim(dy[k])))] = 1
+        mask = np.zeros(length)
+        mask[n] = 1
+
+        def only(dy: list[Any], mask: np.ndarray = mask.reshape(lengths)) -> list[Any]:
             return [d * mask if m == k else d * 0 for m, d in enumerate(dy)]
 
         parts.append(_gradients(case, only)[i])
@@ -335,10 +343,10 @@ def _rows(case: Case, i: int, k: int, axis: int) -> Finding | None:
     scale = max(1.0, float(np.max(np.abs(claimed))))
     if np.max(np.abs(columns @ weights - claimed)) > 10 * case.tolerance[i] * scale:
         return None
-    return _row_finding(case, i, axis, weights, np.linalg.norm(columns, axis=0))
+    return _row_finding(case, i, axes, weights, np.linalg.norm(columns, axis=0))
 
 
-def _row_finding(case: Case, i: int, axis: int, weights: np.ndarray, norms: np.ndarray) -> Finding | None:
+def _row_finding(case: Case, i: int, axes: tuple[int, ...], weights: np.ndarray, norms: np.ndarray) -> Finding | None:
     path, length = case.paths[i], len(weights)
     seen = norms > 1e-9 * max(float(np.max(norms)), 1e-300)
     weights = np.where(seen, weights, 1.0)
@@ -347,8 +355,9 @@ def _row_finding(case: Case, i: int, axis: int, weights: np.ndarray, norms: np.n
     if not len(wrong) or len(wrong) == len(gone) == length:
         return None
     there = np.flatnonzero(seen & (np.abs(weights) > 1e-5))
-    where = f"along axis {axis} of the output (length {length})"
-    evidence = {"axis": axis, "weights": np.round(weights, 6).tolist()}
+    along = f"axis {axes[0]}" if len(axes) == 1 else f"axes {list(axes)}, counted in one,"
+    where = f"along {along} of the output (length {length})"
+    evidence = {"axis": list(axes), "weights": np.round(weights, 6).tolist()}
     if len(gone) == len(wrong) and len(there) == 1 and length > 2:
         detail = f"{path} holds the contribution of {indices(there)} {where} alone: it is not summed over that axis"
         return Finding(path, "missing-sum", detail, evidence)

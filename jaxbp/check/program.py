@@ -140,17 +140,18 @@ class _Reader:
 
         for eqn in jaxpr.eqns:
             operands = [name(v) for v in eqn.invars]
-            here = place or _place(eqn)
+            found, named = _place(eqn)
+            here, label = place or found, within or named
             inner = _inlined(eqn)
             if inner is not None:
                 called, captured = _open(inner)
-                label, library = _label(eqn, called, within)
+                label, library = _label(eqn, called, label)
                 outs = self.body(called, captured, operands, ops, here if library else place, label)
                 names.update(zip(eqn.outvars, outs, strict=True))
                 continue
             outputs = [self.fresh() for _ in eqn.outvars]
             names.update(zip(eqn.outvars, outputs, strict=True))
-            ops.append(self.op(eqn, operands, outputs, here, place, within))
+            ops.append(self.op(eqn, operands, outputs, here, place, label))
         return [name(v) for v in jaxpr.outvars]
 
     def op(
@@ -203,14 +204,17 @@ def _function_name(jaxpr: Any) -> str:
     return (getattr(info, "func_src_info", None) or "").split(" ")[0]
 
 
-def _place(eqn: Any) -> Place:
-    """The innermost line outside JAX and outside this package's own checker."""
+def _place(eqn: Any) -> tuple[Place, str]:
+    """The innermost line outside JAX and this package's checker, and the `jax.nn` function it calls."""
     traceback = getattr(eqn.source_info, "traceback", None)
+    called = ""
     for frame in traceback.frames if traceback is not None else ():
         file = frame.file_name
-        if not file.startswith((JAX_FOLDER, CHECK_FOLDER, "<frozen")) and os.sep + "jax" + os.sep not in file:
-            return Place(file, frame.line_num, frame.function_name.rsplit(".", 1)[-1])
-    return Place()
+        if file.startswith((JAX_FOLDER, "<frozen")):
+            called = frame.function_name if f"{os.sep}nn{os.sep}" in file else called
+        elif not file.startswith(CHECK_FOLDER) or file.endswith("gallery.py"):
+            return Place(file, frame.line_num, frame.function_name.rsplit(".", 1)[-1]), called.rsplit(".", 1)[-1]
+    return Place(), ""
 
 
 # --- running ------------------------------------------------------------------------------------------

@@ -162,6 +162,8 @@ class Sites:
                 found += [_elsewhere(start, end, ops, v, self.describe(v)) for v in self._like(scope, start, end)]
         for op in self.ops():
             found += self._factors(op)
+            if op.primitive.name in ("reduce_max", "reduce_min") and self.is_live(op, 0):
+                found += _reductions(op)
         return found
 
     def _like(self, scope: Scope, start: int, end: Op) -> list[int]:
@@ -388,6 +390,9 @@ def _derivatives(start: int, end: Op, ops: list[Op]) -> Iterator[Instead]:
 
     yield Instead(end, -1, of(lambda u, h, f: f(h)), "wrong-point", "at the output instead of the input")
     yield Instead(end, -1, of(lambda u, h, f: f(u) ** 2), "wrong-activation", "twice over")
+    for words, side in (("positive", jnp.greater), ("negative", jnp.less)):
+        some = of(lambda u, h, f, side=side: f(u) * side(u, 0))
+        yield Instead(end, -1, some, "missing-rows", f"only where its input is {words}, and 0 elsewhere")
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in ops)
     for words, cause, derivative in activations.alternatives():
         if not likely and words != "of the identity":
@@ -398,6 +403,13 @@ def _derivatives(start: int, end: Op, ops: list[Op]) -> Iterator[Instead]:
 def _elsewhere(start: int, end: Op, ops: list[Op], v: int, words: str) -> Instead:
     make = _sloped(start, end, ops, lambda u, h, slope, env: slope(env[v]))
     return Instead(end, -1, make, "wrong-point", f"at another value, {words}", ahead=True, rank=1)
+
+
+def _reductions(op: Op) -> Iterator[Instead]:
+    """A maximum whose error is sent to every entry, or shared out among them."""
+    axes = tuple(op.params["axes"])
+    for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
+        yield Instead(op, 0, lambda x, y, env, f=combine: f(x[0], axis=axes), "wrong-activation", words)
 
 
 def _evaluate(scope: Scope, value: Any, env: dict) -> Any:

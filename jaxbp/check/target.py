@@ -168,6 +168,11 @@ def make_target(
     if gradient is not None and not callable(gradient):
         raise InputError(f"gradient: expected a function of (*args, cotangent), got {gradient!r}")
     _reject(args)
+    if isinstance(target, type) and issubclass(target, Layer | Loss):
+        try:
+            target = target()
+        except TypeError as error:
+            raise InputError(f"{target.__name__} is a class; give an instance of it ({error})") from None
     if isinstance(target, Layer):
         return _layer(target, args, reference)
     if isinstance(target, Loss):

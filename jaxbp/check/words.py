@@ -146,7 +146,7 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
-    if choice.operand < 0:
+    if choice.operand < 0 or op.primitive.name in ("reduce_max", "reduce_min"):
         name = op.within or op.name
         verb = "left out (as if of the identity)" if choice.words == "of the identity" else f"taken {choice.words}"
         detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
