@@ -154,7 +154,9 @@ def _summary(rows: list[dict[str, Any]], others: list[str]) -> int:
     found, false = sum(r["alarm"] for r in faults), sum(r["alarm"] for r in right)
     print(f"\n{'checker':<30} {'faults found':<16} {'right cause':<16} false alarms")
     named = sum(r["named"] for r in faults)
-    print(f"{'jaxbp.check_gradients':<30} {_share(found, len(faults)):<16} {_share(named, len(faults)):<16} {_share(false, len(right))}")
+    print(
+        f"{'jaxbp.check_gradients':<30} {_share(found, len(faults)):<16} {_share(named, len(faults)):<16} {_share(false, len(right))}"
+    )
     for name in others:
         a, b = (sum(r["others"][name] for r in group) for group in (faults, right))
         print(f"{name:<30} {_share(a, len(faults)):<16} {'-':<16} {_share(b, len(right))}")

@@ -57,7 +57,11 @@ def alternatives() -> Iterator[tuple[str, str, Callable[[Any, Any], Any]]]:
         words = f"by the formula {formula}, which is meant for the output, at the input"
         yield words, "wrong-point", lambda a, h, fn=fn: fn(a)
     for formula, fn in IN_THE_OUTPUT.items():
-        yield f"by the formula {formula} of another function", "wrong-activation", lambda a, h, fn=fn: fn(h)
+        yield (
+            f"by the formula {formula} of another function",
+            "wrong-activation",
+            lambda a, h, fn=fn: fn(h),
+        )
 
 
 def _slope(fn: Callable[[Any], Any], a: Any) -> Any:

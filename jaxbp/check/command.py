@@ -20,9 +20,18 @@ from jaxbp.check.verify import check_gradients
 from jaxbp.layer import InputError
 
 DTYPES = {
-    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
-    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u32": "uint32", "bool": "bool",
-}  # fmt: skip
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "f64": "float64",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "u32": "uint32",
+    "bool": "bool",
+}
 PATTERN = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[\d,\s]*)\](?:<(?P<below>\d+))?$")
 
 
@@ -36,7 +45,12 @@ def check(argv: Sequence[str]) -> int:
         gradient = load(options.gradient) if options.gradient else None
         reference = load(options.reference) if options.reference else None
         report = check_gradients(
-            target, *args, gradient=gradient, reference=reference, samples=options.samples, seed=options.seed
+            target,
+            *args,
+            gradient=gradient,
+            reference=reference,
+            samples=options.samples,
+            seed=options.seed,
         )
         print(json.dumps(report.to_dict(), indent=2) if options.json else report)
         if options.heat_map and report.pictures:
@@ -48,15 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "jaxbp check", description="Check a hand-written gradient, and say what is wrong with it."
     )
-    parser.add_argument("target", help="module:object or path/to/file.py:object (a layer, a loss, a function, a pair)")
-    parser.add_argument("--arg", action="append", default=[], metavar="SPEC",
-                        help='one argument: "f32[8,16]" (random normal), "i32[8]<10" (integers below 10), a number, or module:object')  # fmt: skip
-    parser.add_argument("--gradient", metavar="WHERE", help="the hand-written gradient of a plain function")
+    parser.add_argument(
+        "target", help="module:object or path/to/file.py:object (a layer, a loss, a function, a pair)"
+    )
+    parser.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help='one argument: "f32[8,16]" (random normal), "i32[8]<10" (integers below 10), a number, or module:object',
+    )
+    parser.add_argument(
+        "--gradient", metavar="WHERE", help="the hand-written gradient of a plain function"
+    )
     parser.add_argument("--reference", metavar="WHERE", help="another function to be the truth")
     parser.add_argument("--samples", type=int, default=3, help="points near the arguments (default 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--heat-map", type=Path, metavar="FOLDER", help="write a picture of the worst wrong leaf")
+    parser.add_argument(
+        "--heat-map", type=Path, metavar="FOLDER", help="write a picture of the worst wrong leaf"
+    )
     return parser
 
 
@@ -89,7 +114,8 @@ def _file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
     try:
@@ -109,7 +135,9 @@ def make_argument(text: str, rng: np.random.Generator) -> Any:
         try:
             dtype = jnp.dtype(dtype)
         except TypeError:
-            raise InputError(f"--arg {text!r}: unknown dtype {match['dtype']!r} (one of {', '.join(DTYPES)})") from None
+            raise InputError(
+                f"--arg {text!r}: unknown dtype {match['dtype']!r} (one of {', '.join(DTYPES)})"
+            ) from None
         shape = tuple(int(n) for n in match["shape"].split(",") if n.strip())
         if jnp.issubdtype(dtype, jnp.floating):
             return jnp.asarray(rng.standard_normal(shape), dtype)

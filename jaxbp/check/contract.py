@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import nonfinite_ops, noise
+from jaxbp.check import noise, nonfinite_ops
 from jaxbp.check.oracle import float64
 from jaxbp.check.report import Finding
 from jaxbp.check.rule import RuleError, summary
@@ -128,7 +128,7 @@ def _finite(check: Check) -> list[Finding]:
     return found
 
 
-# --- one result however it is run -----------------------------------------------------------------------
+# --- one result however it is run ---------------------------------------------------------------------
 
 
 def _twice(check: Check) -> list[Finding]:
@@ -136,7 +136,9 @@ def _twice(check: Check) -> list[Finding]:
     i, error = difference(again, check.eager)
     if not error > _limit(check, i) * 1e-2:
         return []
-    detail = f"called twice with the same arguments, the rule gives two results (they differ by {error:.2g})"
+    detail = (
+        f"called twice with the same arguments, the rule gives two results (they differ by {error:.2g})"
+    )
     return [Finding("", "nondeterministic", detail, {"difference": error})]
 
 
@@ -149,7 +151,9 @@ def _jit(check: Check) -> list[Finding]:
     if not error > _limit(check, i):
         return []
     truth = check.truth[0]
-    right = "the compiled one" if difference(compiled, truth)[1] < difference(check.eager, truth)[1] else ""
+    right = (
+        "the compiled one" if difference(compiled, truth)[1] < difference(check.eager, truth)[1] else ""
+    )
     right = right or "the one without jit"
     path = check.target.paths[i]
     detail = f"the rule gives another result under jit ({path} differs by {error:.2g}); nearer the truth is {right}"
@@ -160,7 +164,9 @@ def _vmap(check: Check) -> list[Finding]:
     pair = _pair_of_points(check)
     if pair is None:
         return []
-    stacked = [[jnp.stack(parts) for parts in zip(*part, strict=True)] for part in zip(*pair, strict=True)]
+    stacked = [
+        [jnp.stack(parts) for parts in zip(*part, strict=True)] for part in zip(*pair, strict=True)
+    ]
     check.report.evaluations += 2
     try:
         batched = [np.asarray(g, np.float64) for g in jax.jit(jax.vmap(check.rule.flat))(*stacked)]
@@ -193,7 +199,7 @@ def _refused(check: Check, way: str, error: Exception, plain: Any, values: Any) 
     return [Finding("", way, detail, {"message": message})]
 
 
-# --- linear in the cotangent ------------------------------------------------------------------------------
+# --- linear in the cotangent --------------------------------------------------------------------------
 
 
 def _linear(check: Check) -> list[Finding]:
@@ -210,7 +216,9 @@ def _linear(check: Check) -> list[Finding]:
                 third = [np.asarray(g, np.float64) for g in check.exact(leaves, mixed)]
         else:
             own = [jnp.asarray(m, d.dtype) for m, d in zip(mixed, check.points[0].dy, strict=True)]
-            third = [np.asarray(g, np.float64) for g in check.rule.flat(check._leaves(check.points[0]), own)]
+            third = [
+                np.asarray(g, np.float64) for g in check.rule.flat(check._leaves(check.points[0]), own)
+            ]
     except (RuleError, Exception):
         return []
     return _nonlinear(check, first, second, third)

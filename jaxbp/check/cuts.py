@@ -37,7 +37,7 @@ class Table:
     columns: dict[int, np.ndarray]
 
 
-# --- collecting -----------------------------------------------------------------------------------------
+# --- collecting ---------------------------------------------------------------------------------------
 
 
 def _points(case: Case) -> list[int]:
@@ -54,7 +54,9 @@ def _points(case: Case) -> list[int]:
 def _gap(got: np.ndarray, true: np.ndarray) -> float:
     if got.shape != true.shape or not np.all(np.isfinite(got)):
         return np.inf
-    return float(np.max(np.abs(got - true), initial=0.0)) / (float(np.max(np.abs(true), initial=0.0)) or 1.0)
+    return float(np.max(np.abs(got - true), initial=0.0)) / (
+        float(np.max(np.abs(true), initial=0.0)) or 1.0
+    )
 
 
 def _usable(case: Case) -> list[int]:
@@ -133,7 +135,14 @@ def _build(case: Case, kind: str) -> Table | None:
         at = int(edited.starts[-1]) + n
         thetas[at, at] = 1.0
     effects = _effects(case, edited, thetas)
-    return Table(sites, edited, [*edges, *others], [*map(int, edited.starts[:-1]), *range(int(edited.starts[-1]), edited.size)], effects, _columns(case))
+    return Table(
+        sites,
+        edited,
+        [*edges, *others],
+        [*map(int, edited.starts[:-1]), *range(int(edited.starts[-1]), edited.size)],
+        effects,
+        _columns(case),
+    )
 
 
 def _effects(case: Case, edited: Edited, thetas: np.ndarray) -> np.ndarray:
@@ -144,7 +153,7 @@ def _effects(case: Case, edited: Edited, thetas: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.stack(rows), nan=1e30, posinf=1e30, neginf=-1e30)
 
 
-# --- explaining -----------------------------------------------------------------------------------------
+# --- explaining ---------------------------------------------------------------------------------------
 
 
 def explain(case: Case, group: list[int], alone: bool = False) -> Finding | None:
@@ -290,7 +299,9 @@ def path_behind_scale(case: Case, found: dict[int, Finding]) -> list[Finding]:
         finding = _exact_path(case, kind)
         if finding:
             left = f"{finding.detail} (at these arguments that leaves {factors[0]:.6g} of every entry)"
-            return [Finding(finding.path, finding.cause, left, {**finding.evidence, "factor": factors[0]})]
+            return [
+                Finding(finding.path, finding.cause, left, {**finding.evidence, "factor": factors[0]})
+            ]
     return []
 
 
@@ -320,7 +331,9 @@ def unknown(case: Case, i: int) -> Finding:
     got, true = case.got[i], case.true[i]
     evidence: dict[str, Any] = {"errors": [_gap(g, t) for g, t in zip(got, true, strict=True)]}
     worst = int(np.argmax([-1 if not np.isfinite(e) else e for e in evidence["errors"]]))
-    right = [label for label, e in zip(case.labels, evidence["errors"], strict=True) if e <= case.tolerance[i]]
+    right = [
+        label for label, e in zip(case.labels, evidence["errors"], strict=True) if e <= case.tolerance[i]
+    ]
     detail = f"{case.paths[i]} is wrong, and no single cause explains it"
     if right and len(right) < len(case.labels):
         wrong = [label for label in case.labels if label not in right]

@@ -41,9 +41,13 @@ def diagnose(case: Case) -> list[Finding]:
             found.update(dict.fromkeys(open_, part))
             open_ = []
     for i in open_:
-        found[i] = cuts.explain(case, [i], alone=True) or cuts.unknown(case, i)
+        found[i] = (
+            cuts.explain(case, [i], alone=True) or patterns.updated(case, i) or cuts.unknown(case, i)
+        )
     if case.cut_short:
-        case.notes.append(f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations")
+        case.notes.append(
+            f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations"
+        )
     return list({id(found[i]): found[i] for i in case.wrong}.values())
 
 

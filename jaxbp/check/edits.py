@@ -91,7 +91,9 @@ class Weights(Editor):
     def operands(self, op: Op, values: list[Any]) -> list[Any]:
         for at, edge in self.edges.get(id(op), ()):
             if not edge.variable:
-                values[edge.operand] = gate(values[edge.operand], self._weight(at, edge, values[edge.operand]))
+                values[edge.operand] = gate(
+                    values[edge.operand], self._weight(at, edge, values[edge.operand])
+                )
         for at, other in self.others.get(id(op), ()):
             if other.operand >= 0:
                 values[other.operand] = gate(values[other.operand], 1 - self.theta[at])
@@ -105,7 +107,9 @@ class Weights(Editor):
             if other.operand < 0:
                 results[0] = gate(results[0], 1 - self.theta[at])
         for at, other in self.others.get(id(op), ()):
-            inputs = [env.get(v) if isinstance(v, int) else o for v, o in zip(op.inputs, operands, strict=True)]
+            inputs = [
+                env.get(v) if isinstance(v, int) else o for v, o in zip(op.inputs, operands, strict=True)
+            ]
             known = {**(self.known[-1] if self.known else {}), **env}
             made = jnp.broadcast_to(other.make(inputs, results, known), results[0].shape)
             results[0] = beside(results[0], made, self.theta[at])

@@ -45,7 +45,7 @@ def _replace(i: int, fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda grads, *args: tuple(fn(g, *args) if n == i else g for n, g in enumerate(grads))
 
 
-# --- dense ------------------------------------------------------------------------------------------------
+# --- dense --------------------------------------------------------------------------------------------
 
 
 def dense(x: Any, w: Any, b: Any) -> Any:
@@ -59,19 +59,37 @@ def dense_hand(x: Any, w: Any, b: Any, dy: Any) -> Any:
 def _dense() -> Exhibit:
     faults = {
         "sign of db": (_edit(dense_hand, _replace(2, lambda g, *a: -g)), ("sign",)),
-        "dw averaged over the batch": (_edit(dense_hand, _replace(1, lambda g, x, *a: g / x.shape[0])), ("scale",)),
+        "dw averaged over the batch": (
+            _edit(dense_hand, _replace(1, lambda g, x, *a: g / x.shape[0])),
+            ("scale",),
+        ),
         "dw doubled": (_edit(dense_hand, _replace(1, lambda g, *a: 2 * g)), ("scale",)),
-        "dx with w instead of its transpose": (lambda x, w, b, dy: (dy @ w, x.T @ dy, dy.sum(0)), ("transpose",)),
+        "dx with w instead of its transpose": (
+            lambda x, w, b, dy: (dy @ w, x.T @ dy, dy.sum(0)),
+            ("transpose",),
+        ),
         "dw transposed": (lambda x, w, b, dy: (dy @ w.T, dy.T @ x, dy.sum(0)), ("transpose",)),
         "db not summed": (lambda x, w, b, dy: (dy @ w.T, x.T @ dy, dy), ("missing-sum",)),
-        "db of the last example": (lambda x, w, b, dy: (dy @ w.T, x.T @ dy, dy[-1]), ("missing-sum", "missing-rows")),
-        "dw without the last example": (lambda x, w, b, dy: (dy @ w.T, x[:-1].T @ dy[:-1], dy.sum(0)), ("missing-rows",)),
+        "db of the last example": (
+            lambda x, w, b, dy: (dy @ w.T, x.T @ dy, dy[-1]),
+            ("missing-sum", "missing-rows"),
+        ),
+        "dw without the last example": (
+            lambda x, w, b, dy: (dy @ w.T, x[:-1].T @ dy[:-1], dy.sum(0)),
+            ("missing-rows",),
+        ),
         "db forgotten": (lambda x, w, b, dy: (dy @ w.T, x.T @ dy, None), ("zero",)),
-        "dw from the output": (lambda x, w, b, dy: (dy @ w.T, dense(x, w, b).T @ dy, dy.sum(0)), ("wrong-point",)),
+        "dw from the output": (
+            lambda x, w, b, dy: (dy @ w.T, dense(x, w, b).T @ dy, dy.sum(0)),
+            ("wrong-point",),
+        ),
         "cotangent ignored": (lambda x, w, b, dy: dense_hand(x, w, b, jnp.ones_like(dy)), ("stale",)),
         "one cotangent too few": (lambda x, w, b, dy: (dy @ w.T, x.T @ dy), ("structure",)),
-        "off by a thousandth": (_edit(dense_hand, _replace(1, lambda g, *a: g * jnp.asarray(1.001, g.dtype))), ("scale",)),
-    }  # fmt: skip
+        "off by a thousandth": (
+            _edit(dense_hand, _replace(1, lambda g, *a: g * jnp.asarray(1.001, g.dtype))),
+            ("scale",),
+        ),
+    }
     return Exhibit("dense", dense, (_normal(7, 5), _normal(5, 5, seed=1), _normal(5)), dense_hand, faults)
 
 
@@ -103,10 +121,16 @@ def _two_uses() -> Exhibit:
         "dx and dw exchanged": (_edit(two_uses_hand, lambda g, *a: (g[1], g[0], g[2])), ("swapped",)),
         "derivative at the wrong layer's value": (shape_state, ("wrong-point", "wrong-activation")),
     }
-    return Exhibit("shared weight", two_uses, (_normal(4, 4), _normal(4, 4, seed=2), _normal(4, 3)), two_uses_hand, faults)
+    return Exhibit(
+        "shared weight",
+        two_uses,
+        (_normal(4, 4), _normal(4, 4, seed=2), _normal(4, 3)),
+        two_uses_hand,
+        faults,
+    )
 
 
-# --- activations --------------------------------------------------------------------------------------------
+# --- activations --------------------------------------------------------------------------------------
 
 
 def gelu_mlp(x: Any, w: Any) -> Any:
@@ -169,10 +193,12 @@ def _sigmoid() -> Exhibit:
         "tanh's formula": (of_tanh, ("wrong-activation",)),
         "nothing for negative inputs": (only_positive, ("missing-rows",)),
     }
-    return Exhibit("sigmoid", sigmoid_net, (_normal(6, 4, seed=3), _normal(4, 5, seed=3)), sigmoid_hand, faults)
+    return Exhibit(
+        "sigmoid", sigmoid_net, (_normal(6, 4, seed=3), _normal(4, 5, seed=3)), sigmoid_hand, faults
+    )
 
 
-# --- norms --------------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------
 
 
 def layer_norm(x: Any, g: Any, b: Any) -> Any:
@@ -182,7 +208,9 @@ def layer_norm(x: Any, g: Any, b: Any) -> Any:
     return c / jnp.sqrt(v + 1e-5) * g[None] + b[None]
 
 
-def layer_norm_hand(x: Any, g: Any, b: Any, dy: Any, mean: int = 1, variance: int = 1, gamma: int = 1) -> Any:
+def layer_norm_hand(
+    x: Any, g: Any, b: Any, dy: Any, mean: int = 1, variance: int = 1, gamma: int = 1
+) -> Any:
     c = x - x.mean(-1, keepdims=True)
     r = 1 / jnp.sqrt((c * c).mean(-1, keepdims=True) + 1e-5)
     xh = c * r
@@ -201,14 +229,21 @@ def _layer_norm() -> Exhibit:
         "both paths": (without(mean=0, variance=0), ("missing-path",)),
         "scale left out of dx": (without(gamma=0), ("scale", "missing-path")),
         "dscale not multiplied by the normed input": (
-            _edit(layer_norm_hand, _replace(1, lambda g, x, s, b, dy: dy.sum(0))), ("wrong-point", "scale", "missing-path", "swapped"),
+            _edit(layer_norm_hand, _replace(1, lambda g, x, s, b, dy: dy.sum(0))),
+            ("wrong-point", "scale", "missing-path", "swapped"),
         ),
         "dscale over the wrong axis": (
-            lambda x, g, b, dy: (*layer_norm_hand(x, g, b, dy)[:1], (dy * x).sum(1), dy.sum(0)), ("shape",),
+            lambda x, g, b, dy: (*layer_norm_hand(x, g, b, dy)[:1], (dy * x).sum(1), dy.sum(0)),
+            ("shape",),
         ),
-        "doffset of the mean": (_edit(layer_norm_hand, _replace(2, lambda g, x, *a: g / x.shape[0])), ("scale",)),
-    }  # fmt: skip
-    return Exhibit("layer norm", layer_norm, (_normal(6, 5), jnp.ones(5), jnp.zeros(5)), layer_norm_hand, faults)
+        "doffset of the mean": (
+            _edit(layer_norm_hand, _replace(2, lambda g, x, *a: g / x.shape[0])),
+            ("scale",),
+        ),
+    }
+    return Exhibit(
+        "layer norm", layer_norm, (_normal(6, 5), jnp.ones(5), jnp.zeros(5)), layer_norm_hand, faults
+    )
 
 
 def rms_norm(x: Any, g: Any) -> Any:
@@ -224,7 +259,10 @@ def rms_norm_hand(x: Any, g: Any, dy: Any, second: float = 1.0) -> Any:
 
 def _rms_norm() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
-        "path through the root mean square": (lambda *a: rms_norm_hand(*a, second=0.0), ("missing-path",)),
+        "path through the root mean square": (
+            lambda *a: rms_norm_hand(*a, second=0.0),
+            ("missing-path",),
+        ),
         "that path with the wrong sign": (lambda *a: rms_norm_hand(*a, second=-1.0), ("sign",)),
         "that path twice": (lambda *a: rms_norm_hand(*a, second=2.0), ("extra-path",)),
         "a sum in the place of the mean": (lambda *a: rms_norm_hand(*a, second=5.0), ("scale",)),
@@ -249,12 +287,17 @@ def batch_norm_hand(x: Any, g: Any, dy: Any, paths: int = 1) -> Any:
 def _batch_norm() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "statistics taken as constants": (lambda *a: batch_norm_hand(*a, paths=0), ("missing-path",)),
-        "dscale with a factor of the batch": (_edit(batch_norm_hand, _replace(1, lambda g, x, *a: g * x.shape[0])), ("scale",)),
+        "dscale with a factor of the batch": (
+            _edit(batch_norm_hand, _replace(1, lambda g, x, *a: g * x.shape[0])),
+            ("scale",),
+        ),
     }
-    return Exhibit("batch norm", batch_norm, (_normal(8, 3), 1 + 0.2 * _normal(3)), batch_norm_hand, faults)
+    return Exhibit(
+        "batch norm", batch_norm, (_normal(8, 3), 1 + 0.2 * _normal(3)), batch_norm_hand, faults
+    )
 
 
-# --- softmax and losses -------------------------------------------------------------------------------------
+# --- softmax and losses -------------------------------------------------------------------------------
 
 
 def softmax(x: Any) -> Any:
@@ -284,9 +327,13 @@ def _softmax() -> Exhibit:
         "the path through the denominator": (numerator, ("missing-path",)),
         "summed over the wrong axis": (wrong_axis, ("transpose",)),
         "nan where a probability is small": (
-            _edit(softmax_hand, _replace(0, lambda g, x, dy: g * jnp.log(softmax(x) - 1e-2) / jnp.log(softmax(x) - 1e-2))), ("nan",),
+            _edit(
+                softmax_hand,
+                _replace(0, lambda g, x, dy: g * jnp.log(softmax(x) - 1e-2) / jnp.log(softmax(x) - 1e-2)),
+            ),
+            ("nan",),
         ),
-    }  # fmt: skip
+    }
     return Exhibit("softmax", softmax, (2 * _normal(6, 5),), softmax_hand, faults)
 
 
@@ -302,14 +349,23 @@ def squared_error_hand(p: Any, y: Any, g: Any) -> Any:
 def _squared_error() -> Exhibit:
     faults = {
         "the 2": (_edit(squared_error_hand, lambda g, *a: (g[0] / 2, g[1] / 2)), ("scale",)),
-        "the mean": (_edit(squared_error_hand, lambda g, p, *a: (g[0] * p.shape[0], g[1] * p.shape[0])), ("scale",)),
-        "the sign of the second": (_edit(squared_error_hand, lambda g, *a: (g[0], -g[1])), ("sign", "swapped")),
+        "the mean": (
+            _edit(squared_error_hand, lambda g, p, *a: (g[0] * p.shape[0], g[1] * p.shape[0])),
+            ("scale",),
+        ),
+        "the sign of the second": (
+            _edit(squared_error_hand, lambda g, *a: (g[0], -g[1])),
+            ("sign", "swapped"),
+        ),
         "the cotangent": (lambda p, y, g: squared_error_hand(p, y, jnp.ones_like(g)), ("stale",)),
         "only the first example": (
-            _edit(squared_error_hand, _replace(0, lambda d, p, *a: d.at[1:].set(0))), ("missing-rows",),
+            _edit(squared_error_hand, _replace(0, lambda d, p, *a: d.at[1:].set(0))),
+            ("missing-rows",),
         ),
-    }  # fmt: skip
-    return Exhibit("squared error", squared_error, (_normal(6, 3), _normal(6, 3, seed=1)), squared_error_hand, faults)
+    }
+    return Exhibit(
+        "squared error", squared_error, (_normal(6, 3), _normal(6, 3, seed=1)), squared_error_hand, faults
+    )
 
 
 LABELS = jnp.asarray([0, 2, 1, 3, 3, 0])
@@ -320,7 +376,9 @@ def cross_entropy(a: Any) -> Any:
     return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(a, axis=-1), axis=-1))
 
 
-def cross_entropy_hand(a: Any, g: Any, smoothing: float = 0.1, mean: bool = True, part: float = 1.0) -> Any:
+def cross_entropy_hand(
+    a: Any, g: Any, smoothing: float = 0.1, mean: bool = True, part: float = 1.0
+) -> Any:
     y = (1 - smoothing) * jax.nn.one_hot(LABELS, 4, dtype=a.dtype) + smoothing / 4
     d = (part * jax.nn.softmax(a, axis=-1) - y) * g
     return (d / a.shape[0] if mean else d,)
@@ -329,8 +387,14 @@ def cross_entropy_hand(a: Any, g: Any, smoothing: float = 0.1, mean: bool = True
 def _cross_entropy() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "a sum in the place of the mean": (lambda *a: cross_entropy_hand(*a, mean=False), ("scale",)),
-        "label smoothing": (lambda *a: cross_entropy_hand(*a, smoothing=0.0), ("wrong-point", "missing-path")),
-        "the path through the normaliser": (lambda *a: cross_entropy_hand(*a, part=0.0), ("missing-path",)),
+        "label smoothing": (
+            lambda *a: cross_entropy_hand(*a, smoothing=0.0),
+            ("wrong-point", "missing-path"),
+        ),
+        "the path through the normaliser": (
+            lambda *a: cross_entropy_hand(*a, part=0.0),
+            ("missing-path",),
+        ),
         "the sign": (_edit(cross_entropy_hand, lambda g, *a: (-g[0],)), ("sign",)),
     }
     return Exhibit("cross-entropy", cross_entropy, (_normal(6, 4),), cross_entropy_hand, faults)
@@ -351,10 +415,12 @@ def _temperature() -> Exhibit:
         "division by the temperature": (lambda *a: temperature_hand(*a, divide=False), ("scale",)),
         "one power of it": (_edit(temperature_hand, lambda g, a, t, *r: (g[0], g[1] * t)), ("scale",)),
     }
-    return Exhibit("temperature", temperature, (_normal(5, 4), jnp.float32(1.7)), temperature_hand, faults)
+    return Exhibit(
+        "temperature", temperature, (_normal(5, 4), jnp.float32(1.7)), temperature_hand, faults
+    )
 
 
-# --- attention ----------------------------------------------------------------------------------------------
+# --- attention ----------------------------------------------------------------------------------------
 
 
 def attention(q: Any, k: Any, v: Any) -> Any:
@@ -378,8 +444,11 @@ def attention_hand(q: Any, k: Any, v: Any, dy: Any, scaled: bool = True, coupled
 
 def _attention() -> Exhibit:
     def no_transpose(q: Any, k: Any, v: Any, dy: Any) -> Any:
-        dq, dk, dv = attention_hand(q, k, v, dy)
-        p = jax.nn.softmax(jnp.where(_causal(len(q)), q @ k.T / jnp.sqrt(jnp.asarray(q.shape[-1], q.dtype)), -1e9), axis=-1)
+        dq, dk, _ = attention_hand(q, k, v, dy)
+        p = jax.nn.softmax(
+            jnp.where(_causal(len(q)), q @ k.T / jnp.sqrt(jnp.asarray(q.shape[-1], q.dtype)), -1e9),
+            axis=-1,
+        )
         return dq, dk, p @ dy
 
     faults = {
@@ -387,12 +456,21 @@ def _attention() -> Exhibit:
         "the softmax's second term": (lambda *a: attention_hand(*a, coupled=0.0), ("missing-path",)),
         "dk and dv exchanged": (_edit(attention_hand, lambda g, *a: (g[0], g[2], g[1])), ("swapped",)),
         "dv without a transpose": (no_transpose, ("transpose",)),
-        "dq of half the heads": (_edit(attention_hand, _replace(0, lambda g, *a: g.at[:, 2:].set(0))), ("missing-rows",)),
+        "dq of half the heads": (
+            _edit(attention_hand, _replace(0, lambda g, *a: g.at[:, 2:].set(0))),
+            ("missing-rows",),
+        ),
     }
-    return Exhibit("attention", attention, (_normal(6, 4), _normal(6, 4, seed=1), _normal(6, 4, seed=2)), attention_hand, faults)
+    return Exhibit(
+        "attention",
+        attention,
+        (_normal(6, 4), _normal(6, 4, seed=1), _normal(6, 4, seed=2)),
+        attention_hand,
+        faults,
+    )
 
 
-# --- convolution and pooling --------------------------------------------------------------------------------
+# --- convolution and pooling --------------------------------------------------------------------------
 
 
 def conv(x: Any, k: Any) -> Any:
@@ -405,7 +483,9 @@ def conv_hand(x: Any, k: Any, dy: Any, flip: bool = True, turn: bool = True) -> 
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows, columns = x.shape[1:3]
     taps = [
-        jnp.einsum("nhwi,nhwo->io", padded[:, i : i + rows, j : j + columns], dy) for i in range(3) for j in range(3)
+        jnp.einsum("nhwi,nhwo->io", padded[:, i : i + rows, j : j + columns], dy)
+        for i in range(3)
+        for j in range(3)
     ]
     return dx, jnp.stack(taps).reshape(k.shape)
 
@@ -415,11 +495,15 @@ def _conv() -> Exhibit:
         "kernel not reversed": (lambda *a: conv_hand(*a, flip=False), ("flip",)),
         "channels not exchanged": (lambda *a: conv_hand(*a, turn=False), ("transpose",)),
         "dk reversed": (_edit(conv_hand, lambda g, *a: (g[0], g[1][::-1, ::-1])), ("flip",)),
-        "dk with its height and width exchanged": (_edit(conv_hand, lambda g, *a: (g[0], jnp.swapaxes(g[1], 0, 1))), ("transpose",)),
-        "dk of the first image alone": (
-            lambda x, k, dy: (conv_hand(x, k, dy)[0], conv_hand(x[:1], k, dy[:1])[1]), ("missing-sum", "missing-rows"),
+        "dk with its height and width exchanged": (
+            _edit(conv_hand, lambda g, *a: (g[0], jnp.swapaxes(g[1], 0, 1))),
+            ("transpose",),
         ),
-    }  # fmt: skip
+        "dk of the first image alone": (
+            lambda x, k, dy: (conv_hand(x, k, dy)[0], conv_hand(x[:1], k, dy[:1])[1]),
+            ("missing-sum", "missing-rows"),
+        ),
+    }
     return Exhibit("convolution", conv, (_normal(3, 5, 4, 2), _normal(3, 3, 2, 2)), conv_hand, faults)
 
 
@@ -444,7 +528,7 @@ def _max_pool() -> Exhibit:
     return Exhibit("max pool", max_pool, (_normal(4, 6),), max_pool_hand, faults)
 
 
-# --- recurrence ---------------------------------------------------------------------------------------------
+# --- recurrence ---------------------------------------------------------------------------------------
 
 
 def rnn(x: Any, w: Any, u: Any) -> Any:
@@ -456,7 +540,14 @@ def rnn(x: Any, w: Any, u: Any) -> Any:
 
 
 def rnn_hand(
-    x: Any, w: Any, u: Any, dy: Any, through: float = 1.0, shift: bool = False, last: bool = False, turned: bool = True
+    x: Any,
+    w: Any,
+    u: Any,
+    dy: Any,
+    through: float = 1.0,
+    shift: bool = False,
+    last: bool = False,
+    turned: bool = True,
 ) -> Any:
     h = rnn(x, w, u)
     before = h if shift else jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
@@ -475,12 +566,27 @@ def _rnn() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "the recurrent path": (lambda *a: rnn_hand(*a, through=0.0), ("missing-path",)),
         "one step late": (lambda *a: rnn_hand(*a, shift=True), ("missing-rows", "wrong-point")),
-        "du of the last step alone": (lambda *a: rnn_hand(*a, last=True), ("missing-sum", "missing-rows")),
+        "du of the last step alone": (
+            lambda *a: rnn_hand(*a, last=True),
+            ("missing-sum", "missing-rows"),
+        ),
         "recurrent weights not transposed": (lambda *a: rnn_hand(*a, turned=False), ("transpose",)),
-        "dx in reverse order of time": (_edit(rnn_hand, lambda g, *a: (g[0][::-1], g[1], g[2])), ("flip",)),
-        "dx one step late": (_edit(rnn_hand, lambda g, *a: (jnp.roll(g[0], 1, 0), g[1], g[2])), ("missing-rows",)),
+        "dx in reverse order of time": (
+            _edit(rnn_hand, lambda g, *a: (g[0][::-1], g[1], g[2])),
+            ("flip",),
+        ),
+        "dx one step late": (
+            _edit(rnn_hand, lambda g, *a: (jnp.roll(g[0], 1, 0), g[1], g[2])),
+            ("missing-rows",),
+        ),
     }
-    return Exhibit("recurrence", rnn, (_normal(5, 3, 4), 0.6 * _normal(4, 4), 0.6 * _normal(4, 4, seed=1)), rnn_hand, faults)
+    return Exhibit(
+        "recurrence",
+        rnn,
+        (_normal(5, 3, 4), 0.6 * _normal(4, 4), 0.6 * _normal(4, 4, seed=1)),
+        rnn_hand,
+        faults,
+    )
 
 
 def cumulative(x: Any, a: Any) -> Any:
@@ -500,13 +606,21 @@ def cumulative_hand(x: Any, a: Any, dy: Any) -> Any:
 
 def _cumulative() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
-        "da in the shape of the state": (_edit(cumulative_hand, lambda g, x, a, dy: (g[0], g[0] * x)), ("shape", "missing-sum")),
-        "no decay on the way back": (lambda x, a, dy: (jnp.cumsum(dy[::-1], 0)[::-1], cumulative_hand(x, a, dy)[1]), ("scale", "missing-rows")),
+        "da in the shape of the state": (
+            _edit(cumulative_hand, lambda g, x, a, dy: (g[0], g[0] * x)),
+            ("shape", "missing-sum"),
+        ),
+        "no decay on the way back": (
+            lambda x, a, dy: (jnp.cumsum(dy[::-1], 0)[::-1], cumulative_hand(x, a, dy)[1]),
+            ("scale", "missing-rows"),
+        ),
     }
-    return Exhibit("leaky sum", cumulative, (_normal(6, 3), jnp.asarray([0.5, 0.8, 0.9])), cumulative_hand, faults)
+    return Exhibit(
+        "leaky sum", cumulative, (_normal(6, 3), jnp.asarray([0.5, 0.8, 0.9])), cumulative_hand, faults
+    )
 
 
-# --- embedding, masks ---------------------------------------------------------------------------------------
+# --- embedding, masks ---------------------------------------------------------------------------------
 
 TOKENS = jnp.asarray([[0, 3, 3], [1, 0, 3]])
 
@@ -521,8 +635,14 @@ def embedding_hand(table: Any, dy: Any) -> Any:
 
 def _embedding() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
-        "repeated tokens overwrite": (lambda t, dy: (jnp.zeros_like(t).at[TOKENS].set(dy),), ("missing-rows",)),
-        "token 0 taken as padding": (_edit(embedding_hand, lambda g, *a: (g[0].at[0].set(0),)), ("missing-rows",)),
+        "repeated tokens overwrite": (
+            lambda t, dy: (jnp.zeros_like(t).at[TOKENS].set(dy),),
+            ("missing-rows",),
+        ),
+        "token 0 taken as padding": (
+            _edit(embedding_hand, lambda g, *a: (g[0].at[0].set(0),)),
+            ("missing-rows",),
+        ),
         "averaged": (_edit(embedding_hand, lambda g, *a: (g[0] / 6,)), ("scale",)),
     }
     return Exhibit("embedding", embedding, (_normal(5, 4),), embedding_hand, faults)
@@ -547,12 +667,17 @@ def _masked_mean() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "the mask": (lambda *a: masked_mean_hand(*a, mask_on=False), ("missing-rows",)),
         "division by the count": (lambda *a: masked_mean_hand(*a, divide=0), ("scale", "missing-rows")),
-        "division by the count, twice": (lambda *a: masked_mean_hand(*a, divide=2), ("scale", "missing-rows")),
+        "division by the count, twice": (
+            lambda *a: masked_mean_hand(*a, divide=2),
+            ("scale", "missing-rows"),
+        ),
     }
-    return Exhibit("masked mean", masked_mean, (_normal(3, 3, 2), jnp.float32(0.8)), masked_mean_hand, faults)
+    return Exhibit(
+        "masked mean", masked_mean, (_normal(3, 3, 2), jnp.float32(0.8)), masked_mean_hand, faults
+    )
 
 
-# --- a kernel, an ODE step, physics ---------------------------------------------------------------------------
+# --- a kernel, an ODE step, physics -------------------------------------------------------------------
 
 
 def blocked_sum(x: Any) -> Any:
@@ -580,8 +705,14 @@ def blocked_sum_hand(x: Any, dy: Any) -> Any:
 def _blocked_sum() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "the 2": (lambda x, dy: (x * jnp.repeat(dy, 4, axis=1),), ("scale",)),
-        "the last block": (_edit(blocked_sum_hand, lambda g, *a: (g[0].at[:, 4:].set(0),)), ("missing-rows",)),
-        "blocks interleaved": (lambda x, dy: (2 * x * jnp.tile(dy, (1, 4)),), ("transpose", "missing-rows")),
+        "the last block": (
+            _edit(blocked_sum_hand, lambda g, *a: (g[0].at[:, 4:].set(0),)),
+            ("missing-rows",),
+        ),
+        "blocks interleaved": (
+            lambda x, dy: (2 * x * jnp.tile(dy, (1, 4)),),
+            ("transpose", "missing-rows"),
+        ),
     }
     return Exhibit("blocked sum kernel", blocked_sum, (_normal(3, 8),), blocked_sum_hand, faults)
 
@@ -591,7 +722,9 @@ def ode_step(y: Any, w: Any, dt: Any) -> Any:
     return y + dt * jnp.sin(middle @ w)
 
 
-def ode_hand(y: Any, w: Any, dt: Any, g: Any, direct: float = 1.0, inner: float = 1.0, half: float = 0.5) -> Any:
+def ode_hand(
+    y: Any, w: Any, dt: Any, g: Any, direct: float = 1.0, inner: float = 1.0, half: float = 0.5
+) -> Any:
     a = y @ w
     m = y + 0.5 * dt * jnp.sin(a)
     b = m @ w
@@ -609,7 +742,9 @@ def _ode() -> Exhibit:
         "the half of the first stage": (lambda *a: ode_hand(*a, half=1.0), ("scale", "extra-path")),
         "ddt negated": (_edit(ode_hand, lambda g, *a: (g[0], g[1], -g[2])), ("sign",)),
     }
-    return Exhibit("ode step", ode_step, (_normal(4, 3), _normal(3, 3), jnp.float32(0.3)), ode_hand, faults)
+    return Exhibit(
+        "ode step", ode_step, (_normal(4, 3), _normal(3, 3), jnp.float32(0.3)), ode_hand, faults
+    )
 
 
 def lennard_jones(r: Any, e: Any) -> Any:
@@ -627,16 +762,42 @@ def _physics() -> Exhibit:
         "the attraction": (lambda *a: lennard_jones_hand(*a, attraction=0.0), ("missing-path",)),
         "the attraction's sign": (lambda *a: lennard_jones_hand(*a, attraction=-1.0), ("sign",)),
         "the force negated": (_edit(lennard_jones_hand, lambda g, *a: (-g[0], g[1])), ("sign",)),
-        "de not summed": (lambda r, e, dy: (lennard_jones_hand(r, e, dy)[0], dy * 4 * ((1.1 / r) ** 12 - (1.1 / r) ** 6)), ("missing-sum",)),
-    }  # fmt: skip
+        "de not summed": (
+            lambda r, e, dy: (
+                lennard_jones_hand(r, e, dy)[0],
+                dy * 4 * ((1.1 / r) ** 12 - (1.1 / r) ** 6),
+            ),
+            ("missing-sum",),
+        ),
+    }
     distances = jnp.asarray([0.95, 1.2, 1.5, 1.1, 2.0], jnp.float32)
-    return Exhibit("lennard-jones", lennard_jones, (distances, jnp.float32(0.7)), lennard_jones_hand, faults)
+    return Exhibit(
+        "lennard-jones", lennard_jones, (distances, jnp.float32(0.7)), lennard_jones_hand, faults
+    )
 
 
 def exhibits() -> list[Exhibit]:
     """All of them."""
     return [
-        _dense(), _two_uses(), _gelu(), _sigmoid(), _layer_norm(), _rms_norm(), _batch_norm(), _softmax(),
-        _squared_error(), _cross_entropy(), _temperature(), _attention(), _conv(), _max_pool(), _rnn(),
-        _cumulative(), _embedding(), _masked_mean(), _blocked_sum(), _ode(), _physics(),
-    ]  # fmt: skip
+        _dense(),
+        _two_uses(),
+        _gelu(),
+        _sigmoid(),
+        _layer_norm(),
+        _rms_norm(),
+        _batch_norm(),
+        _softmax(),
+        _squared_error(),
+        _cross_entropy(),
+        _temperature(),
+        _attention(),
+        _conv(),
+        _max_pool(),
+        _rnn(),
+        _cumulative(),
+        _embedding(),
+        _masked_mean(),
+        _blocked_sum(),
+        _ode(),
+        _physics(),
+    ]

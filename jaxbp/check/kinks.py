@@ -13,7 +13,16 @@ from jaxbp.check.sample import Point
 
 TWO_SIDED = {"max", "min", "gt", "ge", "lt", "le", "eq", "ne", "clamp"}
 AT_ZERO = {"abs", "sign", "relu", "sqrt", "floor", "ceil", "round"}
-OVER_AXES = {"reduce_max", "reduce_min", "argmax", "argmin", "cummax", "cummin", "sort", "reduce_window_max"}
+OVER_AXES = {
+    "reduce_max",
+    "reduce_min",
+    "argmax",
+    "argmin",
+    "cummax",
+    "cummin",
+    "sort",
+    "reduce_window_max",
+}
 KINKED = TWO_SIDED | AT_ZERO | OVER_AXES
 CLOSE = 1e-9
 
@@ -42,7 +51,9 @@ class _Watch(Editor):
                 for v, x in zip(op.inputs, values, strict=True)
             ]
             if any(live) and not any(isinstance(v, jax.core.Tracer) for v in values):
-                count = _count(op, [np.asarray(v, np.float64) if is_float(v) else v for v in values], live)
+                count = _count(
+                    op, [np.asarray(v, np.float64) if is_float(v) else v for v in values], live
+                )
                 if count:
                     self.found.append(Tie(op.name, op.place, count))
         return values
@@ -102,5 +113,7 @@ def nudge(point: Point, seed: int) -> Point:
     moved = []
     for leaf in point.leaves:
         size = 1e-2 * (float(np.mean(np.abs(leaf.astype(np.float64)))) if leaf.size else 0.0) or 1e-2
-        moved.append((leaf.astype(np.float64) + size * rng.standard_normal(leaf.shape)).astype(leaf.dtype))
+        moved.append(
+            (leaf.astype(np.float64) + size * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+        )
     return Point(f"{point.label}, moved off a kink", moved, point.dy)

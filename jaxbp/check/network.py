@@ -27,11 +27,16 @@ def locate(check: Check, found: list[Finding]) -> list[Finding]:
     assert net is not None
     if is_leaf(net):
         return []
-    args = check.target.rebuild([jax.numpy.asarray(v, leaf.dtype) for v, leaf in zip(check.points[0].leaves, check.target.leaves, strict=True)])
+    args = check.target.rebuild(
+        [
+            jax.numpy.asarray(v, leaf.dtype)
+            for v, leaf in zip(check.points[0].leaves, check.target.leaves, strict=True)
+        ]
+    )
     mode = args[2] if len(args) > 2 else Eval()
     recorded: Any = map_leaves(Record, net)
     try:
-        y, saved = recorded.forward(args[0], args[1], mode)
+        _, saved = recorded.forward(args[0], args[1], mode)
         records, _ = recorded.backward(args[0], saved, check.rule.cotangent(check._dy(check.points[0])))
     except Exception:
         return []
@@ -42,7 +47,12 @@ def locate(check: Check, found: list[Finding]) -> list[Finding]:
             if findings:
                 place = f"{layer!r} at {path}" + (", the last layer" if number == 0 else "")
                 return [
-                    Finding(f"{path}: {f.path}", f.cause, f"the first wrong layer in the backward walk is {place}: {f.detail}", {**f.evidence, "layer": repr(layer), "address": path})
+                    Finding(
+                        f"{path}: {f.path}",
+                        f.cause,
+                        f"the first wrong layer in the backward walk is {place}: {f.detail}",
+                        {**f.evidence, "layer": repr(layer), "address": path},
+                    )
                     for f in findings
                 ]
     return []
@@ -54,7 +64,7 @@ def walk(net: Layer, params: Any, records: Any, path: str = "") -> Any:
         yield path or repr(net), net, params, records
         return
     parts = list(children(net))
-    if len(parts) > 1 or (isinstance(params, tuple) and isinstance(records, tuple)):
+    if parts[0][0].endswith("]"):
         for k, (name, part) in enumerate(parts):
             inner = f"{path}.{name}" if path else name
             yield from walk(part, params[k], records[k], inner)

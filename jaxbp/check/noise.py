@@ -61,7 +61,9 @@ def spread(
     """For every point and result of `fn(leaves, dy)`: the largest movement under `Jitter`."""
     with float64():
         leaves, dy = points[0]
-        program: Program = read(lambda *v: fn(list(v[: len(leaves)]), list(v[len(leaves) :])), [*leaves, *dy])
+        program: Program = read(
+            lambda *v: fn(list(v[: len(leaves)]), list(v[len(leaves) :])), [*leaves, *dy]
+        )
 
         @jax.jit
         def shaken(values: list[Any], phase: Any) -> list[Any]:

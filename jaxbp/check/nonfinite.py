@@ -48,7 +48,11 @@ def describe(tree: PyTree) -> str:
         finite = values[np.isfinite(values)]
         span = f" in [{finite.min():.4g}, {finite.max():.4g}]" if finite.size else ""
         bad = np.argwhere(~np.isfinite(values))
-        count = f", {int(np.isnan(values).sum())} NaN, {int(np.isinf(values).sum())} infinite, the first at {bad[0].tolist()}" if len(bad) else ""
+        count = (
+            f", {int(np.isnan(values).sum())} NaN, {int(np.isinf(values).sum())} infinite, the first at {bad[0].tolist()}"
+            if len(bad)
+            else ""
+        )
         parts.append(f"{leaf.dtype}{list(values.shape)}{span}{count}")
     return "; ".join(parts) or "nothing"
 
@@ -87,14 +91,18 @@ def locate_nonfinite(
     for path, layer, p, record in order:
         if not is_finite(record["y"]):
             operation = _operation(lambda *v, m=layer, p=p: m.forward(p, *v, mode)[0], [record["x"]])
-            return Nonfinite("forward", path, repr(layer), describe(record["x"]), describe(record["y"]), operation)
+            return Nonfinite(
+                "forward", path, repr(layer), describe(record["x"]), describe(record["y"]), operation
+            )
     if loss is not None and not (is_finite(value) and is_finite(dy)):
         operation = _operation(lambda q: loss.forward(q, y)[0], [prediction])
         return Nonfinite("loss", repr(loss), "", describe(prediction), describe((value, dy)), operation)
     for path, layer, p, record in reversed(order):
         made = (record["gradient"], record["dx"])
         if not is_finite(made):
-            operation = _operation(lambda d, m=layer, p=p, r=record: m.backward(p, r["saved"], d), [record["dy"]])
+            operation = _operation(
+                lambda d, m=layer, p=p, r=record: m.backward(p, r["saved"], d), [record["dy"]]
+            )
             around = f"error {describe(record['dy'])}, input {describe(record['x'])}"
             return Nonfinite("backward", path, repr(layer), around, describe(made), operation)
     return None

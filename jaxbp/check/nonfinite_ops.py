@@ -28,7 +28,10 @@ class _Watch(Editor):
 
 def _bad(x: Any) -> bool:
     """NaN anywhere, or +inf (−inf is how masks are written)."""
-    return bool(is_float(x) and np.any(np.isnan(np.asarray(x, np.float64)) | np.isposinf(np.asarray(x, np.float64))))
+    return bool(
+        is_float(x)
+        and np.any(np.isnan(np.asarray(x, np.float64)) | np.isposinf(np.asarray(x, np.float64)))
+    )
 
 
 def first_operation(fn: Any, values: list[Any]) -> str:
@@ -57,7 +60,7 @@ def first(check: Check) -> str:
             count = len(check.target.leaves)
             values = [*check._leaves(point), *check._dy(point)]
             try:
-                words = first_operation(lambda *v: check.rule.flat(v[:count], v[count:]), values)
+                words = first_operation(lambda *v, n=count: check.rule.flat(v[:n], v[n:]), values)
             except Exception:
                 return ""
             if words:

@@ -85,7 +85,7 @@ def prove(net: Layer, loss: Loss, params: PyTree, x: PyTree, y: Any, mode: Mode 
     return Proof({jax.tree_util.keystr(path): relative_error(g, r) for (path, g), r in pairs})
 
 
-# --- the oracle of the gradient checker -----------------------------------------------------------------
+# --- the oracle of the gradient checker ---------------------------------------------------------------
 
 LARGEST_BASIS = 4096
 

@@ -46,7 +46,9 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
         if norm == 0 or not np.isfinite(norm):
             continue
         k = float(np.vdot(t, g)) / norm
-        if np.max(np.abs(g - k * t)) > tolerance * max(np.max(np.abs(g)), abs(k) * np.max(np.abs(t)), 1e-300):
+        if np.max(np.abs(g - k * t)) > tolerance * max(
+            np.max(np.abs(g)), abs(k) * np.max(np.abs(t)), 1e-300
+        ):
             return None
         found.append(k)
     return found or None
@@ -91,7 +93,13 @@ def _varying(case: Case, i: int, ks: list[float]) -> Finding | None:
         values = [np.asarray(leaves[j]) for leaves, _ in case.points]
         if values[0].size != 1 or len(values) != len(ks):
             continue
-        for power, words in ((1, other), (-1, f"1/{other}"), (2, f"{other}²"), (-2, f"1/{other}²"), (0.5, f"√{other}")):
+        for power, words in (
+            (1, other),
+            (-1, f"1/{other}"),
+            (2, f"{other}²"),
+            (-2, f"1/{other}²"),
+            (0.5, f"√{other}"),
+        ):
             with np.errstate(all="ignore"):
                 guess = np.asarray([np.abs(float(v.reshape(()))) ** power for v in values])
             if np.allclose(np.abs(ks), guess, rtol=max(10 * case.tolerance[i], 1e-5)):
@@ -112,15 +120,23 @@ def meaning_of(case: Case, k: float) -> str:
         ranked += [
             (1 / n, f"1/{n}, {words}: a mean in the place of a sum, or one divided twice"),
             (float(n), f"{n}, {words}: a sum in the place of a mean, or a mean's 1/{n} left out"),
-            (math.sqrt(n), f"√{n}, with {n} {words}"),
-            (1 / math.sqrt(n), f"1/√{n}, with {n} {words}"),
         ]
-    ranked = [(v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes] + ranked
+    for n, words in sizes.items():
+        ranked.append((math.sqrt(n), f"√{n}, with {n} {words}"))
+        ranked.append((1 / math.sqrt(n), f"1/√{n}, with {n} {words}"))
+    ranked = [
+        (v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes
+    ] + ranked
     ranked = [*ranked, *((v, w) for v, w in plain.items())]
     ranked += [(1 - v, f"1 - {v:g}") for v in _constants(case)]
     for v in _constants(case):
-        ranked += [(abs(v), f"the constant {v:g} of the function"), (1 / abs(v), f"1 over the constant {v:g}")]
-    ranked += [(m / (m - 1), f"{m}/{m - 1}") for m in sizes if m > 1] + [((m - 1) / m, f"{m - 1}/{m}") for m in sizes]
+        ranked += [
+            (abs(v), f"the constant {v:g} of the function"),
+            (1 / abs(v), f"1 over the constant {v:g}"),
+        ]
+    ranked += [(m / (m - 1), f"{m}/{m - 1}") for m in sizes if m > 1] + [
+        ((m - 1) / m, f"{m - 1}/{m}") for m in sizes
+    ]
     fits = [words for value, words in ranked if value and abs(k / value - 1) <= near]
     return " (or ".join(fits[:2]) + ")" * (len(fits[:2]) - 1)
 
@@ -183,7 +199,9 @@ def turned(case: Case, i: int) -> Finding | None:
         made = [turn(t) for t in case.true[i]]
         ks = factors(case.got[i], made, case.tolerance[i])
         if ks and cause != "missing-rows":
-            return Finding(path, cause, f"{path} {words}, and is {ks[0]:.4g} times too large", {"turn": words})
+            return Finding(
+                path, cause, f"{path} {words}, and is {ks[0]:.4g} times too large", {"turn": words}
+            )
     return None
 
 
@@ -207,7 +225,7 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                 yield "missing-rows", words, lambda t, a=axis, s=step: np.roll(t, s, a)
                 if abs(step) == 1:
                     yield "missing-rows", words, lambda t, a=axis, s=step: _shift(t, s, a)
-    if 1 < rank and math.prod(shape) > 1:
+    if rank > 1 and math.prod(shape) > 1:
         for a, b in itertools.combinations(range(rank), 2):
             if shape[a] != shape[b] and shape[a] > 1 and shape[b] > 1:
                 words = f"was filled as if axes {a} and {b} were exchanged (a reshape where a transpose belongs)"
@@ -228,7 +246,10 @@ def sliced(case: Case, i: int) -> Finding | None:
     for axis in range(len(shape)):
         if shape[axis] < 2:
             continue
-        ks = [_by_index(g, t, axis, case.tolerance[i]) for g, t in zip(case.got[i], case.true[i], strict=True)]
+        ks = [
+            _by_index(g, t, axis, case.tolerance[i])
+            for g, t in zip(case.got[i], case.true[i], strict=True)
+        ]
         known = np.array([[np.nan if v is None else v for v in k] for k in ks if k is not None])
         if len(known) != len(ks) or np.all(np.isnan(known)):
             continue
@@ -257,7 +278,9 @@ def _slices(path: str, axis: int, ks: np.ndarray, shape: tuple[int, ...]) -> Fin
     if len(wrong) < shape[axis] and cause == "scale" and shape[axis] > 2 and len(wrong) <= 2:
         cause = "missing-rows"
     detail = f"{path} is {amounts} times what it should be at {indices(wrong)} {where}"
-    return Finding(path, cause, detail, {"axis": axis, "rows": wrong.tolist(), "factors": factors.tolist()})
+    return Finding(
+        path, cause, detail, {"axis": axis, "rows": wrong.tolist(), "factors": factors.tolist()}
+    )
 
 
 def _by_index(g: np.ndarray, t: np.ndarray, axis: int, tolerance: float) -> list[float | None] | None:
@@ -335,8 +358,16 @@ def _rows(case: Case, i: int, k: int, axes: tuple[int, ...]) -> Finding | None:
         parts.append(_gradients(case, only)[i])
     if case.got[i][0].shape != case.true[i][0].shape:
         return None
-    columns = np.stack([np.concatenate([_unit(p, t).ravel() for p, t in zip(part, case.true[i], strict=True)]) for part in parts], 1)
-    claimed = np.concatenate([_unit(g, t).ravel() for g, t in zip(case.got[i], case.true[i], strict=True)])
+    columns = np.stack(
+        [
+            np.concatenate([_unit(p, t).ravel() for p, t in zip(part, case.true[i], strict=True)])
+            for part in parts
+        ],
+        1,
+    )
+    claimed = np.concatenate(
+        [_unit(g, t).ravel() for g, t in zip(case.got[i], case.true[i], strict=True)]
+    )
     if columns.shape[0] < 2 * length:
         return None
     weights, *_ = np.linalg.lstsq(columns, claimed, rcond=1e-10)
@@ -346,7 +377,9 @@ def _rows(case: Case, i: int, k: int, axes: tuple[int, ...]) -> Finding | None:
     return _row_finding(case, i, axes, weights, np.linalg.norm(columns, axis=0))
 
 
-def _row_finding(case: Case, i: int, axes: tuple[int, ...], weights: np.ndarray, norms: np.ndarray) -> Finding | None:
+def _row_finding(
+    case: Case, i: int, axes: tuple[int, ...], weights: np.ndarray, norms: np.ndarray
+) -> Finding | None:
     path, length = case.paths[i], len(weights)
     seen = norms > 1e-9 * max(float(np.max(norms)), 1e-300)
     weights = np.where(seen, weights, 1.0)
@@ -391,4 +424,49 @@ def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:
         if matches(case.got[i], made, case.tolerance[i]):
             detail = f"{case.paths[i]} is computed with the cotangent {words} along axis {axis} of {list(shape)}"
             return Finding(case.paths[i], cause, detail, {"axis": axis})
+    return None
+
+
+def updated(case: Case, i: int) -> Finding | None:
+    """The gradient at arguments that have already taken a step `-η ∂L/∂p`, found by Gauss-Newton in `η`."""
+    for j in range(len(case.paths)):
+        found = [_step_size(case, i, j, q) for q in range(min(2, len(case.points)))]
+        if all(eta is not None for eta in found):
+            path, other = case.paths[i], case.paths[j]
+            detail = (
+                f"{path} is the gradient at another point: where {other} has already been updated by "
+                f"{found[0]:.4g} times its own gradient"
+            )
+            return Finding(path, "wrong-point", detail, {"step": found[0], "argument": other})
+    return None
+
+
+def _step_size(case: Case, i: int, j: int, q: int) -> float | None:
+    """`η` for which the true gradient at `p_j - η ∂L/∂p_j` is the claimed one, at one point."""
+    leaves, dy = case.points[q]
+    step, goal = case.true[j][q], case.got[i][q]
+    scale = float(np.max(np.abs(goal), initial=0.0))
+    if not np.any(step) or goal.shape != case.true[i][q].shape or not scale:
+        return None
+
+    def gradient(eta: float) -> np.ndarray:
+        case.used += 1
+        moved = [leaf - eta * step if n == j else leaf for n, leaf in enumerate(leaves)]
+        with float64():
+            return np.asarray(case.oracle.compiled(moved, dy)[i])
+
+    eta, small = 0.0, 1e-5 / (float(np.max(np.abs(step))) or 1.0)
+    for _ in range(12):
+        if case.used + 2 > case.budget:
+            case.cut_short = True
+            return None
+        here = gradient(eta)
+        rest = goal - here
+        if np.max(np.abs(rest)) <= case.tolerance[i] * scale:
+            return eta if eta else None
+        slope = (gradient(eta + small) - here) / small
+        norm = float(np.vdot(slope, slope))
+        if not np.isfinite(norm) or norm == 0:
+            return None
+        eta += float(np.vdot(slope, rest)) / norm
     return None

@@ -213,7 +213,9 @@ def _place(eqn: Any) -> tuple[Place, str]:
         if file.startswith((JAX_FOLDER, "<frozen")):
             called = frame.function_name if f"{os.sep}nn{os.sep}" in file else called
         elif not file.startswith(CHECK_FOLDER) or file.endswith("gallery.py"):
-            return Place(file, frame.line_num, frame.function_name.rsplit(".", 1)[-1]), called.rsplit(".", 1)[-1]
+            return Place(file, frame.line_num, frame.function_name.rsplit(".", 1)[-1]), called.rsplit(
+                ".", 1
+            )[-1]
     return Place(), ""
 
 
@@ -301,7 +303,9 @@ def _rule(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
         not is_float(a) or v.dtype == a.dtype
         for v, a in zip(map(jnp.asarray, operands), op.in_avals, strict=True)
     )
-    return _plain(op, operands, editor, wide=False) if same else _run(op.bodies[0], operands, editor, wide)
+    return (
+        _plain(op, operands, editor, wide=False) if same else _run(op.bodies[0], operands, editor, wide)
+    )
 
 
 def _scan(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
@@ -340,9 +344,7 @@ def _while(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]
 
 
 def _cond(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
-    branches = [
-        lambda *args, scope=scope: _run(scope, list(args), editor, wide) for scope in op.bodies
-    ]
+    branches = [lambda *args, scope=scope: _run(scope, list(args), editor, wide) for scope in op.bodies]
     return list(jax.lax.switch(jnp.asarray(operands[0]).astype(np.int32), branches, *operands[1:]))
 
 

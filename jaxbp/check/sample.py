@@ -48,7 +48,9 @@ def make_points(
 def second_cotangent(point: Point, seed: int) -> Point:
     """The same leaves with another cotangent."""
     rng = np.random.default_rng([seed, 1])
-    return Point(f"{point.label}, another cotangent", point.leaves, [_cotangent(d, rng) for d in point.dy])
+    return Point(
+        f"{point.label}, another cotangent", point.leaves, [_cotangent(d, rng) for d in point.dy]
+    )
 
 
 def _cotangent(like: Any, rng: np.random.Generator) -> Any:

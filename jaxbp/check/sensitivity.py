@@ -37,7 +37,9 @@ class Sensitivity:
     def __str__(self) -> str:
         if self.rejects_truth:
             return "the test rejects the right gradient too, so it cannot tell right from wrong"
-        head = f"the test caught {len(self.caught)} of {len(self.caught) + len(self.missed)} planted faults"
+        head = (
+            f"the test caught {len(self.caught)} of {len(self.caught) + len(self.missed)} planted faults"
+        )
         return "\n".join([head, *(f"  let through: {name}" for name in self.missed)])
 
 

@@ -57,7 +57,9 @@ def heat_map(report: Report, folder: Path, path: str | None = None) -> Path:
     limit = float(np.nanmax(np.abs(np.where(np.isfinite([got, true]), [got, true], 0)))) or 1.0
     panels = (("the rule says", got), ("the truth", true), ("difference", got - true))
     for axis, (title, values) in zip(figure.subplots(1, 3), panels, strict=True):
-        image = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        image = axis.imshow(
+            values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        )
         axis.set_title(title)
         axis.set_xlabel("last axis")
         axis.set_ylabel("all other axes" if true.shape[0] > 1 else "")

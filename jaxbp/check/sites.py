@@ -19,13 +19,57 @@ MOST_STEPS = 64
 BILINEAR = {"dot_general", "mul", "conv_general_dilated"}
 MIXING = {"mul", "add", "sub", "div", "max", "min", "pow", "select_n", "atan2", "rem", "clamp", "add_any"}
 UNARY = {
-    "tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "erf", "erfc", "erf_inv",
-    "sqrt", "rsqrt", "cbrt", "integer_pow", "neg", "abs", "sign", "square", "asin", "acos", "atan", "sinh",
-    "cosh", "asinh", "acosh", "atanh", "convert_element_type", "copy", "lgamma", "digamma", "reduce_precision",
+    "tanh",
+    "logistic",
+    "exp",
+    "exp2",
+    "log",
+    "log1p",
+    "expm1",
+    "sin",
+    "cos",
+    "tan",
+    "erf",
+    "erfc",
+    "erf_inv",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "integer_pow",
+    "neg",
+    "abs",
+    "sign",
+    "square",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "convert_element_type",
+    "copy",
+    "lgamma",
+    "digamma",
+    "reduce_precision",
     "stop_gradient",
-}  # fmt: skip
+}
 
-ACTIVATING = {"tanh", "logistic", "erf", "erfc", "sin", "cos", "max", "select_n", "exp", "expm1", "log1p", "abs"}
+ACTIVATING = {
+    "tanh",
+    "logistic",
+    "erf",
+    "erfc",
+    "sin",
+    "cos",
+    "max",
+    "select_n",
+    "exp",
+    "expm1",
+    "log1p",
+    "abs",
+}
 
 
 class Sites:
@@ -107,7 +151,9 @@ class Sites:
                         shape = op.in_avals[k].shape
                         axes = op.params["axes"] if "axes" in op.params else range(len(shape))
                         found += [
-                            Edge(op, k, axis, shape[axis]) for axis in axes if 1 < shape[axis] <= MOST_STEPS
+                            Edge(op, k, axis, shape[axis])
+                            for axis in axes
+                            if 1 < shape[axis] <= MOST_STEPS
                         ]
             holder = self.holder[id(op)]
             if holder is not None and holder.kind == "scan" and 1 < holder.params["length"] <= MOST_STEPS:
@@ -143,7 +189,9 @@ class Sites:
         while isinstance(v, int) and v not in sums:
             op = self.producer.get(v)
             live = [u for k, u in enumerate(op.inputs) if self.is_live(op, k)] if op is not None else []
-            moves = op is not None and (_is_elementwise(op) or op.primitive.name in ("broadcast_in_dim", "reshape"))
+            moves = op is not None and (
+                _is_elementwise(op) or op.primitive.name in ("broadcast_in_dim", "reshape")
+            )
             if not moves or len(set(live)) != 1 or len(chain) > 8:
                 return [], None
             chain.append(op)  # pyright: ignore[reportArgumentType]
@@ -159,7 +207,10 @@ class Sites:
         for scope in self.scopes:
             for start, end, ops in self._stretches(scope):
                 found += _derivatives(start, end, ops)
-                found += [_elsewhere(start, end, ops, v, self.describe(v)) for v in self._like(scope, start, end)]
+                found += [
+                    _elsewhere(start, end, ops, v, self.describe(v))
+                    for v in self._like(scope, start, end)
+                ]
         for op in self.ops():
             found += self._factors(op)
             if op.primitive.name in ("reduce_max", "reduce_min") and self.is_live(op, 0):
@@ -172,7 +223,9 @@ class Sites:
         same = [
             v
             for v in dict.fromkeys((*scope.inputs, *made))
-            if v not in (start, end.outputs[0]) and self.shape.get(v) == self.shape[start] and self._floating(v)
+            if v not in (start, end.outputs[0])
+            and self.shape.get(v) == self.shape[start]
+            and self._floating(v)
         ]
         return same[:8] if self.shape[start] else []
 
@@ -193,9 +246,18 @@ class Sites:
             op = self.producer[out]
             within = [o for o in scope.ops if self.rank[id(o)] <= self.rank[id(op)]]
             for start in dict.fromkeys((starts[0], starts[-1])):
-                if start == starts[-1] and op.primitive.name not in UNARY and op.kind != "rule" and len(starts) > 1:
+                if (
+                    start == starts[-1]
+                    and op.primitive.name not in UNARY
+                    and op.kind != "rule"
+                    and len(starts) > 1
+                ):
                     continue
-                if start == starts[0] and start != starts[-1] and self._continues(out, roots, start, scope):
+                if (
+                    start == starts[0]
+                    and start != starts[-1]
+                    and self._continues(out, roots, start, scope)
+                ):
                     continue
                 needed = _between(start, out, within)
                 if any(_curved(o, start) for o in needed):
@@ -215,22 +277,32 @@ class Sites:
                 other = 1 - k
                 if not self.is_live(op, k) or prod(op.in_avals[other].shape) == 1:
                     continue
-                yield Instead(op, k, lambda x, y, env, k=k: x[k], "factor", "left out of the backward pass")
                 yield Instead(
-                    op, k, lambda x, y, env, k=k, o=other: x[k] * jax.lax.stop_gradient(x[o]) ** 2,
-                    "factor", "applied twice in the backward pass",
-                )  # fmt: skip
+                    op, k, lambda x, y, env, k=k: x[k], "factor", "left out of the backward pass"
+                )
+                yield Instead(
+                    op,
+                    k,
+                    lambda x, y, env, k=k, o=other: x[k] * jax.lax.stop_gradient(x[o]) ** 2,
+                    "factor",
+                    "applied twice in the backward pass",
+                )
         if name == "div" and self.is_live(op, 0):
             if prod(op.in_avals[1].shape) > 1:
                 yield Instead(op, 0, lambda x, y, env: x[0], "factor", "left out of the backward pass")
                 yield Instead(
-                    op, 0, lambda x, y, env: x[0] / jax.lax.stop_gradient(x[1]) ** 2,
-                    "factor", "applied twice in the backward pass",
-                )  # fmt: skip
+                    op,
+                    0,
+                    lambda x, y, env: x[0] / jax.lax.stop_gradient(x[1]) ** 2,
+                    "factor",
+                    "applied twice in the backward pass",
+                )
         if name == "select_n":
             for k in range(1, len(op.inputs)):
                 if self.is_live(op, k) and op.in_avals[k].shape == op.out_avals[0].shape:
-                    yield Instead(op, k, lambda x, y, env, k=k: x[k], "mask", "left out of the backward pass")
+                    yield Instead(
+                        op, k, lambda x, y, env, k=k: x[k], "mask", "left out of the backward pass"
+                    )
 
     def operands(self) -> list[Instead]:
         """Products differentiated with another value, or with a turned one, in the place of a factor."""
@@ -259,7 +331,11 @@ class Sites:
             if self.shape.get(v) != shape or not self._floating(v):
                 continue
             cause = "missing-rows" if v == later else "wrong-point"
-            words = "the new state of a turn in the place of the old one: off by one in time" if v == later else self.describe(v)
+            words = (
+                "the new state of a turn in the place of the old one: off by one in time"
+                if v == later
+                else self.describe(v)
+            )
             yield Instead(
                 op, k, _product(op, k, lambda x, env, v=v: env[v]), cause, words, ahead=True, rank=1
             )
@@ -293,7 +369,9 @@ def _own_entry(op: Op, k: int, total: Op, chain: list[Op]) -> Instead:
         for step in chain:
             if _is_elementwise(step):
                 operands = [
-                    live[v] if v in live else _spread_out(widen(v.value) if isinstance(v, Constant) else still(env[v]), own)
+                    live[v]
+                    if v in live
+                    else _spread_out(widen(v.value) if isinstance(v, Constant) else still(env[v]), own)
                     for v in step.inputs
                 ]
                 live[step.outputs[0]] = _again(step, operands)
@@ -321,9 +399,17 @@ def _again(op: Op, operands: list[Any]) -> Any:
     """The operation on other operands."""
     numbers = [-1 - i for i in range(len(operands))]
     clone = Op(
-        op.primitive, op.params, numbers, op.outputs, op.in_avals, op.out_avals, op.place, op.within,
-        op.kind, op.bodies,
-    )  # fmt: skip
+        op.primitive,
+        op.params,
+        numbers,
+        op.outputs,
+        op.in_avals,
+        op.out_avals,
+        op.place,
+        op.within,
+        op.kind,
+        op.bodies,
+    )
     return _run(Scope(numbers, [clone], op.outputs), operands, Editor(), True)[0]
 
 
@@ -360,7 +446,15 @@ def _between(start: int, end: int, ops: list[Op]) -> list[Op]:
 
 def _curved(op: Op, start: int) -> bool:
     """Whether the operation can be anything but linear in what comes in."""
-    if op.primitive.name in ("neg", "convert_element_type", "copy", "add", "sub", "add_any", "stop_gradient"):
+    if op.primitive.name in (
+        "neg",
+        "convert_element_type",
+        "copy",
+        "add",
+        "sub",
+        "add_any",
+        "stop_gradient",
+    ):
         return False
     if op.primitive.name in ("mul", "div"):
         return all(isinstance(v, int) for v in op.inputs)
@@ -439,7 +533,11 @@ def _turns(op: Op, other: int, shape: tuple[int, ...]) -> Iterator[tuple[str, st
         what = "kernel" if other == 1 else "image"
         for count in range(1, len(spatial) + 1):
             for some in itertools.combinations(spatial, count):
-                yield f"the {what} turned round along axis {list(some)}", "flip", lambda v, s=some: jnp.flip(v, s)
+                yield (
+                    f"the {what} turned round along axis {list(some)}",
+                    "flip",
+                    lambda v, s=some: jnp.flip(v, s),
+                )
     for i, j in itertools.combinations(axes, 2):
         if shape[i] == shape[j] > 1:
             words = f"the other factor with axes {i} and {j} exchanged"
@@ -462,4 +560,3 @@ def _carried(scope: Scope, holder: Op | None, v: Any) -> int | None:
         return None
     out = scope.outputs[at]
     return out if isinstance(out, int) else None
-

@@ -156,7 +156,7 @@ def _shape_of(tree: Any) -> str:
     return shape_text(tree) if hasattr(tree, "dtype") else type(tree).__name__
 
 
-# --- the kinds of target --------------------------------------------------------------------------------
+# --- the kinds of target ------------------------------------------------------------------------------
 
 
 def make_target(
@@ -192,7 +192,9 @@ def make_target(
 def _reject(args: tuple[Any, ...]) -> None:
     for path, leaf in jax.tree_util.tree_flatten_with_path(args)[0]:
         dtype = getattr(leaf, "dtype", None)
-        if isinstance(leaf, complex) or (dtype is not None and np.issubdtype(_np(dtype), np.complexfloating)):
+        if isinstance(leaf, complex) or (
+            dtype is not None and np.issubdtype(_np(dtype), np.complexfloating)
+        ):
             place = f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}"
             raise InputError(f"{place}: complex numbers cannot be checked; pass real and imaginary parts")
         if dtype is not None and dtype == np.dtype(object):
@@ -213,9 +215,7 @@ def _names(fn: Any, count: int) -> list[str]:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         return fallback
-    positional = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return (positional + fallback[len(positional) :])[:count]
 
 
@@ -258,7 +258,7 @@ def _loss(loss: Loss, args: tuple[Any, ...], reference: Any) -> Target:
 
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
         y, saved = loss.forward(*new)
-        scaled = jax.tree.map(lambda g: (g * dy.astype(g.dtype)), loss.backward(saved))
+        scaled = jax.tree.map(lambda g: g * dy.astype(g.dtype), loss.backward(saved))
         return y, (scaled, None)
 
     names = ["prediction", "target"]
@@ -301,9 +301,7 @@ def _function(fn: Any, args: tuple[Any, ...], reference: Any) -> Target:
     names = _names(fn, len(args))
     if raw is not None:
         fixed = tuple(n % len(args) for n in fn.nondiff_argnums if isinstance(n, int))
-        return Target(
-            _label(fn), "custom_vjp", args, names, reference or fn.fun, raw(fixed), fixed=fixed
-        )
+        return Target(_label(fn), "custom_vjp", args, names, reference or fn.fun, raw(fixed), fixed=fixed)
 
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
         y, pull = jax.vjp(lambda *values: fn(*made.rebuild(values)), *leaves)

@@ -132,7 +132,9 @@ class Check:
     # --- getting going
 
     def _leaves(self, point: Point) -> list[Any]:
-        return [jnp.asarray(v, leaf.dtype) for v, leaf in zip(point.leaves, self.target.leaves, strict=True)]
+        return [
+            jnp.asarray(v, leaf.dtype) for v, leaf in zip(point.leaves, self.target.leaves, strict=True)
+        ]
 
     def _dy(self, point: Point) -> list[Any]:
         return [jnp.asarray(g) for g in point.dy]
@@ -153,7 +155,9 @@ class Check:
             given = jax.tree.leaves(self.given)
             if [np.shape(g) for g in given] != [y.shape for y in outputs]:
                 shapes = [list(y.shape) for y in outputs], [list(np.shape(g)) for g in given]
-                raise InputError(f"cotangent: expected shapes {shapes[0]}, like the output, got {shapes[1]}")
+                raise InputError(
+                    f"cotangent: expected shapes {shapes[0]}, like the output, got {shapes[1]}"
+                )
         like = [np.asarray(y) for y in outputs]
         samples, far = (1, False) if self.light else (self.samples, self.samples > 1)
         points = make_points(self.target.leaves, like, samples, self.seed, given, far)
@@ -240,7 +244,9 @@ class Check:
         if self.light or self.oracle.method != "reverse":
             return [8 * p for p in plain]
         try:
-            grads = jax.jit(noise.working_gradient(self.target.plain))(self._leaves(first), self._dy(first))
+            grads = jax.jit(noise.working_gradient(self.target.plain))(
+                self._leaves(first), self._dy(first)
+            )
         except Exception:
             return [8 * p for p in plain]
         self.report.evaluations += 1
@@ -329,7 +335,7 @@ class Check:
         nan = [i for i, g in enumerate(self.got[q]) if not np.all(np.isfinite(g))]
         if nan and all(np.all(np.isfinite(self.truth[q][i])) for i in nan):
             return
-        note = f"the function has a kink at the arguments {point.label} ({found[0]}); looked beside it instead"
+        note = f"the function has a kink at these arguments ({found[0]}); looked beside it instead"
         if note not in self.report.notes:
             self.report.notes.append(note)
         if q == 0:
@@ -347,13 +353,25 @@ class Check:
                 got = self.got[q][i]
             error = _error(got, true)
             index = _worst(got, true)
-            values = (float(got[index]), float(true[index])) if got.shape == true.shape and got.size else ()
+            values = (
+                (float(got[index]), float(true[index])) if got.shape == true.shape and got.size else ()
+            )
             verdict = self._verdict(i, wrong, error)
             where = self.points[q].label
             self.report.leaves.append(
                 Leaf(path, leaf.shape, str(leaf.dtype), verdict, error, self.floor[i], index, *values)
                 if not values
-                else Leaf(path, leaf.shape, str(leaf.dtype), verdict, error, self.floor[i], index, *values, where)
+                else Leaf(
+                    path,
+                    leaf.shape,
+                    str(leaf.dtype),
+                    verdict,
+                    error,
+                    self.floor[i],
+                    index,
+                    *values,
+                    where,
+                )
             )
             if verdict == "wrong" and got.shape == true.shape:
                 self.report.pictures[path] = (got, true)
@@ -388,7 +406,11 @@ class Check:
 
         findings = contract.findings(self, misfits)
         self.report.findings += findings
-        settled = {f.path for f in findings if f.cause in ("shape", "transpose", "missing-sum", "structure")}
+        settled = {
+            f.path
+            for f in findings
+            if f.cause in ("shape", "transpose", "missing-sum", "structure", "nan", "stale")
+        }
         whole = any(f.cause in ("jit", "nondeterministic", "stale") and not f.path for f in findings)
         rest = [i for i in wrong if self.target.paths[i] not in settled and not whole]
         if rest:
@@ -416,19 +438,27 @@ class Check:
             self.rule,
             self.budget,
         )
-        if all(_error(self.got[q][i], self.truth[q][i]) <= EXACT for i in wrong for q in range(len(self.wide))):
+        if all(
+            _error(self.got[q][i], self.truth[q][i]) <= EXACT
+            for i in wrong
+            for q in range(len(self.wide))
+        ):
             for i in wrong:
                 case.got[i][0] = self.eager[i]
         return case
 
     def _match_tolerance(self, i: int) -> float:
-        spreads = [self._spread(q, i) for q in range(len(self.points))] if hasattr(self, "_spreads") else [0]
+        spreads = (
+            [self._spread(q, i) for q in range(len(self.points))] if hasattr(self, "_spreads") else [0]
+        )
         return max(2 * self._tolerance(i), *(min(100 * s, 1e-2) for s in spreads))
 
     def _differences(self) -> None:
         """The oracle itself against finite differences along one random direction."""
         if self.oracle.method == "differences":
-            self.report.notes.append("autodiff does not reach this function; the truth is from differences")
+            self.report.notes.append(
+                "autodiff does not reach this function; the truth is from differences"
+            )
             return
         rng = np.random.default_rng([self.seed, 2])
         with float64():
@@ -497,7 +527,9 @@ def _error(got: np.ndarray, true: np.ndarray) -> float:
         return 0.0
     if not np.all(np.isfinite(got[~same])) or not np.all(np.isfinite(true[~same])):
         return np.inf
-    return float(np.max(np.abs(np.where(same, 0, got - true))) / (noise.scale_of(true[np.isfinite(true)]) or 1.0))
+    return float(
+        np.max(np.abs(np.where(same, 0, got - true))) / (noise.scale_of(true[np.isfinite(true)]) or 1.0)
+    )
 
 
 def _worst(got: np.ndarray, true: np.ndarray) -> tuple[int, ...]:
@@ -517,7 +549,9 @@ def _values_differ(a: np.ndarray, b: np.ndarray) -> str:
     if not is_float(b) or not b.size:
         return "" if np.array_equal(a, b) else "has other values"
     first, second = a.astype(np.float64), b.astype(np.float64)
-    if _error(first, second) <= max(1e3 * noise.epsilon(b.dtype), 1e-9) ** (0.75 if b.dtype.itemsize < 4 else 1):
+    if _error(first, second) <= max(1e3 * noise.epsilon(b.dtype), 1e-9) ** (
+        0.75 if b.dtype.itemsize < 4 else 1
+    ):
         return ""
     index = _worst(first, second)
     return f"is {first[index]:.6g} at {list(index)}, expected {second[index]:.6g}"

@@ -59,7 +59,13 @@ def _origin(case: Case, sites: Sites, op: Op, k: int) -> str:
     v: Any = op.inputs[k]
     while isinstance(v, int) and v in sites.producer:
         maker = sites.producer[v]
-        if maker.primitive.name not in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy"):
+        if maker.primitive.name not in (
+            "broadcast_in_dim",
+            "reshape",
+            "convert_element_type",
+            "squeeze",
+            "copy",
+        ):
             return f"`{maker.name}` {at(maker)}"
         v = maker.inputs[0]
     inputs = case.oracle.program.scope.inputs
@@ -127,7 +133,9 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
         detail = f"{names}: the contribution of {patterns.indices(gone)} of {what} {at(op)} is missing"
     else:
         values = ", ".join(f"{w:.4g}" for w in weights[:8])
-        detail = f"{names}: the contributions along {what} {at(op)} are weighted {values} instead of 1 each"
+        detail = (
+            f"{names}: the contributions along {what} {at(op)} are weighted {values} instead of 1 each"
+        )
     return Finding(names, "missing-rows", detail, evidence)
 
 
@@ -148,7 +156,11 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
         return Finding(names, cause, detail, evidence)
     if choice.operand < 0 or op.primitive.name in ("reduce_max", "reduce_min"):
         name = op.within or op.name
-        verb = "left out (as if of the identity)" if choice.words == "of the identity" else f"taken {choice.words}"
+        verb = (
+            "left out (as if of the identity)"
+            if choice.words == "of the identity"
+            else f"taken {choice.words}"
+        )
         detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
     else:
         other = _origin(case, sites, op, 1 - choice.operand)

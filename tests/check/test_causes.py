@@ -69,7 +69,9 @@ def notes_gradient(w1, w2, x, y, g):
 
 
 def test_the_notes_network_is_half_and_the_report_says_why():
-    w1 = jnp.asarray([[0.1, 0.3, 0.8, -0.4], [-0.3, -0.2, 0.5, 0.5], [-0.3, 0.0, 0.5, 0.4], [0.2, 0.5, -0.9, 0.7]])
+    w1 = jnp.asarray(
+        [[0.1, 0.3, 0.8, -0.4], [-0.3, -0.2, 0.5, 0.5], [-0.3, 0.0, 0.5, 0.4], [0.2, 0.5, -0.9, 0.7]]
+    )
     w2 = jnp.asarray([[0.5, 0.8, 0.2, 0.4], [0.5, 0.2, 0.3, -0.5]])
     args = (w1, w2, jnp.asarray([2.0, 5.0, 3.0, 3.0]), jnp.asarray([1.0, 0.0]))
     report = jaxbp.check_gradients(notes_network, *args, gradient=notes_gradient)
@@ -79,7 +81,7 @@ def test_the_notes_network_is_half_and_the_report_says_why():
     assert report.findings[-1].cause == "zero"  # y: the notes have no gradient for the target
 
 
-# --- faults of the contract ------------------------------------------------------------------------------
+# --- faults of the contract ---------------------------------------------------------------------------
 
 
 X = jnp.asarray(np.linspace(-1.0, 1.3, 6), jnp.float32)
@@ -90,13 +92,17 @@ def cube(x):
 
 
 def test_dtype():
-    report = jaxbp.check_gradients(cube, X.astype(jnp.float64), gradient=lambda x, g: (3 * x**2 * g).astype(jnp.float32))
+    report = jaxbp.check_gradients(
+        cube, X.astype(jnp.float64), gradient=lambda x, g: (3 * x**2 * g).astype(jnp.float32)
+    )
     assert report.cause == "dtype"
     assert "float64" in report.findings[0].detail
 
 
 def test_forward():
-    report = jaxbp.check_gradients((lambda x: (x**3 + 1e-2, x), lambda x, g: (3 * x**2 * g,)), X, reference=cube)
+    report = jaxbp.check_gradients(
+        (lambda x: (x**3 + 1e-2, x), lambda x, g: (3 * x**2 * g,)), X, reference=cube
+    )
     assert report.cause == "forward"
 
 
@@ -168,24 +174,26 @@ def test_budget_is_said_to_be_cut_short():
     assert any("cut short" in note for note in report.notes)
 
 
-# --- a wrong layer in a network ---------------------------------------------------------------------------
+# --- a wrong layer in a network -----------------------------------------------------------------------
 
 
-class WrongTanh(jaxbp.Tanh):
+class Tanh(jaxbp.Tanh):
     def pull(self, params, saved, dy):
         return dy * (1 - saved), ()
 
 
 def test_first_wrong_layer():
-    net = jaxbp.Chain(jaxbp.Dense(4), WrongTanh(), jaxbp.Dense(3), jaxbp.Sigmoid())
+    net = jaxbp.Chain(
+        jaxbp.Dense(4), jaxbp.Residual(jaxbp.Chain(Tanh())), jaxbp.Dense(3), jaxbp.Sigmoid()
+    )
     x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
     report = jaxbp.check_gradients(net, net.init(jax.random.key(0), x), x)
     assert not report.ok
-    assert report.findings[0].evidence["address"] == "layers[1]"
-    assert "WrongTanh()" in report.findings[0].detail
+    assert report.findings[0].evidence["address"] == "layers[1].body.layers[0]"
+    assert "Tanh()" in report.findings[0].detail
 
 
-# --- custom_vjp: the rule is never its own oracle -----------------------------------------------------------
+# --- custom_vjp: the rule is never its own oracle -----------------------------------------------------
 
 
 def make_rule(k):

@@ -8,7 +8,6 @@ import pytest
 import jaxbp
 from jaxbp.check import correct
 
-
 NARROW = ("dense", "layer norm", "softmax")
 NAMES = [n for n in correct.cases() if " in " not in n or "float32" in n or n.startswith(NARROW)]
 
@@ -32,7 +31,9 @@ def test_integer_leaves_have_no_gradient():
     report = jaxbp.check_gradients(fn, {"tokens": tokens}, w, gradient=hand)
     assert report.ok, str(report)
     float0 = {"tokens": np.zeros(3, jax.dtypes.float0)}
-    assert jaxbp.check_gradients(fn, {"tokens": tokens}, w, gradient=lambda b, w, g: (float0, hand(b, w, g)[1])).ok
+    assert jaxbp.check_gradients(
+        fn, {"tokens": tokens}, w, gradient=lambda b, w, g: (float0, hand(b, w, g)[1])
+    ).ok
 
 
 def test_tie_is_reported_and_not_held_against_the_rule():

@@ -75,7 +75,9 @@ def test_while_loop_falls_back_on_forward_mode_and_callbacks_on_differences():
     np.testing.assert_allclose(got, 4 * X.astype(np.float64) ** 3, rtol=1e-10)
 
     def host(x):
-        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims")
+        return jax.pure_callback(
+            np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims"
+        )
 
     oracle = oracle_of(host, X)
     with float64():
@@ -133,7 +135,9 @@ def test_places_are_lines_of_the_users_own_source():
     assert next(op for op in ops if op.name == "div").within == "softmax"
 
 
-@pytest.mark.parametrize("loss", [jaxbp.SquaredError(), jaxbp.SigmoidCrossEntropy(), jaxbp.SquaredError("sum")])
+@pytest.mark.parametrize(
+    "loss", [jaxbp.SquaredError(), jaxbp.SigmoidCrossEntropy(), jaxbp.SquaredError("sum")]
+)
 def test_losses_of_the_library(loss):
     p = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
     assert jaxbp.check_gradients(loss, p, jax.nn.sigmoid(p[::-1])).ok

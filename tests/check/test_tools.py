@@ -28,7 +28,7 @@ def half(x, g):
     return x * g
 
 
-# --- the tester is tested ----------------------------------------------------------------------------------
+# --- the tester is tested -----------------------------------------------------------------------------
 
 
 def test_right_rule_passes_and_its_report_is_short():
@@ -66,7 +66,7 @@ def test_report_in_all_its_forms(tmp_path):
         report.heat_map(tmp_path, "y")
 
 
-# --- bad input -----------------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------------
 
 
 def raises(x, g):
@@ -104,7 +104,7 @@ def test_a_rule_that_raises_shows_the_original_message():
     assert "the original words" in report.findings[0].detail
 
 
-# --- the command ---------------------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------------
 
 FILE = """
 import jax.numpy as jnp
@@ -118,7 +118,9 @@ def test_command_exits_0_right_1_wrong_2_not_run(tmp_path, capsys):
     file = tmp_path / "rules.py"
     file.write_text(FILE)
     assert main(["check", f"{file}:square", "--gradient", f"{file}:right", "--arg", "f32[4]"]) == 0
-    assert main(["check", f"{file}:square", "--gradient", f"{file}:half", "--arg", "f32[4]", "--json"]) == 1
+    assert (
+        main(["check", f"{file}:square", "--gradient", f"{file}:half", "--arg", "f32[4]", "--json"]) == 1
+    )
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["findings"][0]["cause"] == "scale"
     assert main(["check", f"{file}:cube", "--arg", "f32[4]"]) == 2
@@ -145,7 +147,7 @@ def test_command_takes_a_layer(capsys):
     assert "right" in capsys.readouterr().out
 
 
-# --- the plugin ----------------------------------------------------------------------------------------------
+# --- the plugin ---------------------------------------------------------------------------------------
 
 pytest_plugins = ["pytester"]
 
@@ -162,11 +164,13 @@ def test_plugin_fails_with_the_report_and_prints_a_table(pytester):
     )
     result = pytester.runpytest("-p", "jaxbp.check.pytest_plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*gradients*", "*checked*verdict*error*noise floor*", "square*right*", "square*wrong*"])
+    result.stdout.fnmatch_lines(
+        ["*gradients*", "*checked*verdict*error*noise floor*", "square*right*", "square*wrong*"]
+    )
     assert "THE GRADIENT IS WRONG" in result.stdout.str()
 
 
-# --- sensitivity ---------------------------------------------------------------------------------------------
+# --- sensitivity --------------------------------------------------------------------------------------
 
 
 def test_sensitivity_tells_a_good_test_from_a_bad_one():
@@ -189,7 +193,7 @@ def test_sensitivity_tells_a_good_test_from_a_bad_one():
     assert jaxbp.check_sensitivity(square, X, test=lambda fn: False, gradient=right).rejects_truth
 
 
-# --- where NaN begins ----------------------------------------------------------------------------------------
+# --- where NaN begins ---------------------------------------------------------------------------------
 
 
 def root(params, x):
