@@ -125,7 +125,8 @@ def _faults(only: list[str] | None, others: dict[str, Tester]) -> Any:
             start = time.perf_counter()
             report = jaxbp.check_gradients(exhibit.fn, *exhibit.args, gradient=hand)
             row = {
-                "kind": "fault", "name": f"{exhibit.name}: {label}", "alarm": not report.ok, "cause": report.cause,
+                "kind": "fault", "name": f"{exhibit.name}: {label}",
+                "alarm": not report.ok, "cause": report.cause,
                 "named": report.cause in causes, "seconds": time.perf_counter() - start,
                 "others": {n: complains(t, exhibit.fn, exhibit.args, hand) for n, t in others.items()},
             }  # fmt: skip
@@ -154,9 +155,8 @@ def _summary(rows: list[dict[str, Any]], others: list[str]) -> int:
     found, false = sum(r["alarm"] for r in faults), sum(r["alarm"] for r in right)
     print(f"\n{'checker':<30} {'faults found':<16} {'right cause':<16} false alarms")
     named = sum(r["named"] for r in faults)
-    print(
-        f"{'jaxbp.check_gradients':<30} {_share(found, len(faults)):<16} {_share(named, len(faults)):<16} {_share(false, len(right))}"
-    )
+    shares = (_share(found, len(faults)), _share(named, len(faults)), _share(false, len(right)))
+    print(f"{'jaxbp.check_gradients':<30} {shares[0]:<16} {shares[1]:<16} {shares[2]}")
     for name in others:
         a, b = (sum(r["others"][name] for r in group) for group in (faults, right))
         print(f"{name:<30} {_share(a, len(faults)):<16} {'-':<16} {_share(b, len(right))}")

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SPEC",
-        help='one argument: "f32[8,16]" (random normal), "i32[8]<10" (integers below 10), a number, or module:object',
+        help='"f32[8,16]" (random normal), "i32[8]<10" (integers below 10), a number, or module:object',
     )
     parser.add_argument(
         "--gradient", metavar="WHERE", help="the hand-written gradient of a plain function"

@@ -92,7 +92,8 @@ def _reshaped(got: np.ndarray, true: np.ndarray) -> Any:
             total = np.sum(got, axis=axes)
             if total.size == true.size and total.squeeze().shape == true.squeeze().shape:
                 sizes = [got.shape[a] for a in axes]
-                words = f"it was not summed over axis {list(axes)} of size {sizes}, along which the argument is broadcast"
+                along = f"axis {list(axes)} of size {sizes}"
+                words = f"it was not summed over {along}, along which the argument is broadcast"
                 cause = "missing-sum" if max(sizes) > 1 else "shape"
                 yield cause, words, total.reshape(true.shape)
     if got.size == true.size:
@@ -116,7 +117,8 @@ def _finite(check: Check) -> list[Finding]:
             index = [int(n) for n in np.argwhere(~np.isfinite(values))[0]]
             origin = nonfinite_ops.first(check)
             detail = (
-                f"{count} of {values.size} entries of the cotangent are not finite (the first at {index}, "
+                f"{count} of {values.size} entries of the cotangent are not finite (the first at "
+                f"{index}, "
                 f"arguments {where}), while the true ones are{origin and '; ' + origin}"
             )
             found.append(Finding(path, "nan", detail, {"count": count, "index": index}))
@@ -156,7 +158,10 @@ def _jit(check: Check) -> list[Finding]:
     )
     right = right or "the one without jit"
     path = check.target.paths[i]
-    detail = f"the rule gives another result under jit ({path} differs by {error:.2g}); nearer the truth is {right}"
+    detail = (
+        f"the rule gives another result under jit ({path} differs by {error:.2g}); nearer the "
+        f"truth is {right}"
+    )
     return [Finding("", "jit", detail, {"path": path, "difference": error})]
 
 
@@ -177,7 +182,10 @@ def _vmap(check: Check) -> list[Finding]:
         i, error = difference([g[k] for g in batched], single)
         if error > _limit(check, i):
             path = check.target.paths[i]
-            detail = f"under vmap the rule gives another result than example by example ({path} differs by {error:.2g})"
+            detail = (
+                f"under vmap the rule gives another result than example by example ({path} differs by "
+                f"{error:.2g})"
+            )
             return [Finding("", "vmap", detail, {"path": path, "difference": error})]
     return []
 

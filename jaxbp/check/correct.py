@@ -1,4 +1,4 @@
-"""Right gradients on which a checker must be silent: three dtypes, and arguments that are hard on rounding."""
+"""Right gradients on which a checker must be silent: three dtypes, and arguments hard on rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_ALL_DTYPES = (
 
 
 def cases() -> dict[str, Case]:
-    """`name -> (fn, args, hand)`: every exhibit in float32, some in float64 and bfloat16, and hard ones."""
+    """`name -> (fn, args, hand)`: every exhibit in float32, some in other dtypes, and hard ones."""
     found: dict[str, Case] = {}
     for exhibit in exhibits():
         found[f"{exhibit.name} in float32"] = (exhibit.fn, exhibit.args, exhibit.hand)

@@ -24,7 +24,7 @@ SYMMETRIC = ("mul", "dot_general", "add")
 
 @dataclass(eq=False)
 class Table:
-    """What every edit of a kind does to the gradient: `effects[e]` is a row of differences from the truth.
+    """What every edit of a kind does: `effects[e]` is a row of differences from the true gradient.
 
     `columns[i]` are the entries of leaf `i` in a row.
     """

@@ -1,4 +1,4 @@
-"""From wrong numbers to a cause: the simplest change of the true derivative that gives the claimed one."""
+"""From wrong numbers to a cause: the simplest change of the truth that gives what is claimed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def working_gradient(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Jitter(Editor):
-    """Changes the last digits of every intermediate value, as if at random (by `sin` of something large)."""
+    """Changes the last digits of every intermediate value, as if at random (by a fast sine)."""
 
     def __init__(self, phase: Any, size: float):
         self.phase, self.size, self.count = phase, size, 0

@@ -39,7 +39,7 @@ class Nonfinite:
 
 
 def describe(tree: PyTree) -> str:
-    """`float32[8, 4] in [-1.2, 3.4]`, with how many entries are NaN or infinite, and the first of them."""
+    """`float32[8, 4] in [-1.2, 3.4]`, and how many entries are NaN or infinite, with the first."""
     parts = []
     for leaf in jax.tree.leaves(tree):
         if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -49,7 +49,8 @@ def describe(tree: PyTree) -> str:
         span = f" in [{finite.min():.4g}, {finite.max():.4g}]" if finite.size else ""
         bad = np.argwhere(~np.isfinite(values))
         count = (
-            f", {int(np.isnan(values).sum())} NaN, {int(np.isinf(values).sum())} infinite, the first at {bad[0].tolist()}"
+            f", {np.isnan(values).sum()} NaN, {np.isinf(values).sum()} infinite, the first at "
+            f"{bad[0].tolist()}"
             if len(bad)
             else ""
         )

@@ -115,7 +115,7 @@ def traced(fn: Callable[..., Any], values: Sequence[Any]) -> Program:
 
 
 class Oracle:
-    """The gradient of `target.plain` by autodiff in float64, in lists: leaves and `dy` in, cotangents out.
+    """The gradient of `target.plain` by autodiff in float64; lists of leaves and `dy` in, cotangents out.
 
     Reverse mode; where an operation has none (a `while_loop`), forward mode along every input; and where
     it cannot be differentiated at all (a kernel, a callback), differences. `method` says which.

@@ -1,4 +1,4 @@
-"""Faults that show in the numbers alone: a leaf that is a factor, a turn or a part of what it should be."""
+"""Faults that show in the numbers alone: a leaf that is a multiple, a turn or a part of the truth."""
 
 from __future__ import annotations
 
@@ -228,7 +228,9 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
     if rank > 1 and math.prod(shape) > 1:
         for a, b in itertools.combinations(range(rank), 2):
             if shape[a] != shape[b] and shape[a] > 1 and shape[b] > 1:
-                words = f"was filled as if axes {a} and {b} were exchanged (a reshape where a transpose belongs)"
+                words = (
+                    f"was filled with axes {a} and {b} exchanged (a reshape where a transpose belongs)"
+                )
                 yield "transpose", words, lambda t, a=a, b=b: np.swapaxes(t, a, b).reshape(t.shape)
 
 
@@ -392,7 +394,9 @@ def _row_finding(
     where = f"along {along} of the output (length {length})"
     evidence = {"axis": list(axes), "weights": np.round(weights, 6).tolist()}
     if len(gone) == len(wrong) and len(there) == 1 and length > 2:
-        detail = f"{path} holds the contribution of {indices(there)} {where} alone: it is not summed over that axis"
+        detail = (
+            f"{path} holds the contribution of {indices(there)} {where} alone: the sum over it is missing"
+        )
         return Finding(path, "missing-sum", detail, evidence)
     if len(gone) == len(wrong):
         detail = f"the contribution of {indices(gone)} {where} is missing from {path}"
@@ -422,13 +426,13 @@ def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:
             return None
         made = _gradients(case, lambda dy, t=turn: [t(d) if m == k else d for m, d in enumerate(dy)])[i]
         if matches(case.got[i], made, case.tolerance[i]):
-            detail = f"{case.paths[i]} is computed with the cotangent {words} along axis {axis} of {list(shape)}"
+            detail = f"{case.paths[i]} uses the cotangent {words} along axis {axis} of {list(shape)}"
             return Finding(case.paths[i], cause, detail, {"axis": axis})
     return None
 
 
 def updated(case: Case, i: int) -> Finding | None:
-    """The gradient at arguments that have already taken a step `-η ∂L/∂p`, found by Gauss-Newton in `η`."""
+    """The gradient after a step `-η ∂L/∂p`, with `η` found by Gauss-Newton."""
     for j in range(len(case.paths)):
         found = [_step_size(case, i, j, q) for q in range(min(2, len(case.points)))]
         if all(eta is not None for eta in found):

@@ -100,7 +100,8 @@ class Rule:
         ]
 
     def widened(self, dy: Sequence[Any]) -> Any:
-        """The rule in float64, compiled: `(leaves, dy) -> cotangents`; `None` where it cannot be traced."""
+        """The rule in float64, compiled, as `(leaves, dy) -> cotangents`; `None` if it "
+        "cannot be traced."""
         count = len(self.target.leaves)
         try:
             with float64():

@@ -1,4 +1,4 @@
-"""Is a test of gradients any good: plant faults in a right gradient and see which ones the test lets through."""
+"""Is a test of gradients any good: plant faults in a right gradient, see which ones it lets through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Test = Callable[[Callable[..., Any]], Any]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`caught` and `missed`: the planted faults, `"sign in params['w']"`, that a test did and did not see.
+    """The planted faults (`"sign in params['w']"`) that a test `caught`, and those that it `missed`.
 
     `rejects_truth` says that the test fails on the right gradient too, so that nothing it catches counts.
     """
@@ -43,19 +43,31 @@ class Sensitivity:
         return "\n".join([head, *(f"  let through: {name}" for name in self.missed)])
 
 
+def _transposed(g: Any) -> Any:
+    return jnp.swapaxes(g, -1, -2) if g.ndim > 1 and g.shape[-1] == g.shape[-2] else None
+
+
+def _another(all_: list[Any], i: int) -> Any:
+    return next((h for k, h in enumerate(all_) if k != i and h.shape == all_[i].shape), None)
+
+
+def _waves(g: Any) -> Any:
+    return jnp.cos(jnp.arange(g.size, dtype=g.dtype)).reshape(g.shape)
+
+
 # fmt: off
 FAULTS: dict[str, Callable[[Any, list[Any], int], Any]] = {
     "sign":          lambda g, all_, i: -g,
     "scale 2":       lambda g, all_, i: 2 * g,
     "scale 1.01":    lambda g, all_, i: g * jnp.asarray(1.01, g.dtype),
     "zero":          lambda g, all_, i: jnp.zeros_like(g),
-    "transpose":     lambda g, all_, i: jnp.swapaxes(g, -1, -2) if g.ndim > 1 and g.shape[-1] == g.shape[-2] else None,
+    "transpose":     lambda g, all_, i: _transposed(g),
     "flip":          lambda g, all_, i: jnp.flip(g, 0) if g.ndim and g.shape[0] > 1 else None,
     "missing-rows":  lambda g, all_, i: g.at[-1].set(0) if g.ndim and g.shape[0] > 1 else None,
     "one entry":     lambda g, all_, i: g.at[(0,) * g.ndim].multiply(-1) if g.size > 1 else None,
     "missing-sum":   lambda g, all_, i: g / g.shape[0] if g.ndim and g.shape[0] > 1 else None,
-    "swapped":       lambda g, all_, i: next((h for k, h in enumerate(all_) if k != i and h.shape == g.shape), None),
-    "noise":         lambda g, all_, i: g * (1 + 1e-2 * jnp.cos(jnp.arange(g.size, dtype=g.dtype)).reshape(g.shape)),
+    "swapped":       lambda g, all_, i: _another(all_, i),
+    "noise":         lambda g, all_, i: g * (1 + 0.01 * _waves(g)),
     "nan":           lambda g, all_, i: g.at[(0,) * g.ndim].set(jnp.nan),
     "shape":         lambda g, all_, i: g[None],
 }

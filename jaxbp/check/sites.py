@@ -1,4 +1,4 @@
-"""Where a derivative can go wrong: the edges of a program, and other derivatives that people write there."""
+"""Where a derivative can go wrong: the edges of a program, and what people write there instead."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Sites:
     # --- other derivatives
 
     def own_entries(self) -> list[Instead]:
-        """Sums that come back to every entry (softmax, norms), followed from each output's own entry only."""
+        """Sums that reach every entry (softmax, norms), followed from each output's own entry only."""
         found = []
         for scope in self.scopes:
             sums = {
@@ -230,7 +230,7 @@ class Sites:
         return same[:8] if self.shape[start] else []
 
     def _stretches(self, scope: Scope) -> Iterator[tuple[int, Op, list[Op]]]:
-        """`(value, operation, operations between)` where the result is elementwise in that value alone."""
+        """`(value, operation, operations between)`: the result is elementwise in that value alone."""
         roots: dict[int, list[int]] = {}
         for op in scope.ops:
             live = [v for k, v in enumerate(op.inputs) if self.is_live(op, k)]
@@ -287,16 +287,15 @@ class Sites:
                     "factor",
                     "applied twice in the backward pass",
                 )
-        if name == "div" and self.is_live(op, 0):
-            if prod(op.in_avals[1].shape) > 1:
-                yield Instead(op, 0, lambda x, y, env: x[0], "factor", "left out of the backward pass")
-                yield Instead(
-                    op,
-                    0,
-                    lambda x, y, env: x[0] / jax.lax.stop_gradient(x[1]) ** 2,
-                    "factor",
-                    "applied twice in the backward pass",
-                )
+        if name == "div" and self.is_live(op, 0) and prod(op.in_avals[1].shape) > 1:
+            yield Instead(op, 0, lambda x, y, env: x[0], "factor", "left out of the backward pass")
+            yield Instead(
+                op,
+                0,
+                lambda x, y, env: x[0] / jax.lax.stop_gradient(x[1]) ** 2,
+                "factor",
+                "applied twice in the backward pass",
+            )
         if name == "select_n":
             for k in range(1, len(op.inputs)):
                 if self.is_live(op, k) and op.in_avals[k].shape == op.out_avals[0].shape:
@@ -462,7 +461,7 @@ def _curved(op: Op, start: int) -> bool:
 
 
 def _sloped(start: int, end: Op, ops: list[Op], choice: Callable[[Any, Any, Any, dict], Any]) -> Any:
-    """A stretch whose derivative is `choice(input, output, slope, values)`; `slope(v)` is its own at `v`."""
+    """A stretch with derivative `choice(input, output, slope, values)`; `slope(v)` is its own at `v`."""
     scope = Scope([start], ops, [end.outputs[0]])
 
     def make(inputs: list[Any], results: list[Any], env: dict) -> Any:

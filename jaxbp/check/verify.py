@@ -64,7 +64,7 @@ def assert_gradients(target: Any, *args: Any, **options: Any) -> Report:
 
 @dataclass(eq=False)
 class Case:
-    """What a diagnosis works with: points in float64, and for every leaf what is true and what is claimed.
+    """What a diagnosis works with: points in float64, and what is true and claimed for every leaf.
 
     `true[i][q]` and `got[i][q]` are the cotangents of leaf `i` at point `q`; `tolerance[i]` is the
     relative difference below which two of them count as the same.

@@ -96,7 +96,10 @@ def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> F
         meaning = patterns.meaning_of(case, abs(weight))
         known = f" ({meaning})" if meaning else ""
         cause = "scale"
-        what = f"the contribution that comes back through {{}} is {weight:.6g} times what it should be{known}"
+        what = (
+            f"the contribution that comes back through {{}} is {weight:.6g} times what it should "
+            f"be{known}"
+        )
         evidence["factor"] = weight
     return Finding(names, cause, f"{names}: {what.format(through)}{origin}", evidence)
 
@@ -127,7 +130,10 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
     what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {role(op, choice.operand)}"
     evidence = {"source": source(op), "weights": np.round(weights, 5).tolist()}
     if len(gone) == len(wrong) and len(there) == 1 and len(weights) > 2:
-        detail = f"{names}: only {patterns.indices(there)} of {what} {at(op)} contributes: the sum over it is missing"
+        detail = (
+            f"{names}: only {patterns.indices(there)} of {what} {at(op)} contributes: the sum over it "
+            f"is missing"
+        )
         return Finding(names, "missing-sum", detail, evidence)
     if len(gone) == len(wrong):
         detail = f"{names}: the contribution of {patterns.indices(gone)} of {what} {at(op)} is missing"
@@ -149,8 +155,10 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
         origin = _origin(case, sites, op, choice.operand)
         through = role(op, choice.operand)
         detail = (
-            f"{names}: the contributions of the other outputs are missing. Every entry stands in {through} "
-            f"{at(op)} (made by {origin}) of every output along the axis; only the path to its own output is "
+            f"{names}: the contributions of the other outputs are missing. Every entry stands "
+            f"in {through} "
+            f"{at(op)} (made by {origin}) of every output along the axis; only the path to "
+            f"its own output is "
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
@@ -165,7 +173,8 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
     else:
         other = _origin(case, sites, op, 1 - choice.operand)
         detail = (
-            f"{names}: the product {at(op)} is differentiated with {choice.words}, where its other factor, "
+            f"{names}: the product {at(op)} is differentiated with {choice.words}, where its "
+            f"other factor, "
             f"{other}, belongs"
         )
     return Finding(names, cause, detail, evidence)

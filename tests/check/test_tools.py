@@ -84,13 +84,13 @@ def broken(x):
         (lambda: jaxbp.check_gradients(square, X, X), "cannot be called with 2 arguments"),
         (lambda: jaxbp.check_gradients(square, X, gradient=lambda x: x), "gradient: cannot be called"),
         (lambda: jaxbp.check_gradients(square, jnp.arange(3)), "no argument has a floating dtype"),
-        (lambda: jaxbp.check_gradients(square, X.astype(jnp.complex64)), "complex numbers cannot be checked"),
+        (lambda: jaxbp.check_gradients(square, X.astype(jnp.complex64)), "complex numbers cannot"),
         (lambda: jaxbp.check_gradients(broken, X, gradient=right), "the original words"),
-        (lambda: jaxbp.check_gradients(lambda x: x > 0, X, gradient=right), "no output has a floating dtype"),
+        (lambda: jaxbp.check_gradients(lambda x: x > 0, X, gradient=right), "no output has a floating"),
         (lambda: jaxbp.check_gradients((square,), X), "a pair must be"),
         (lambda: jaxbp.check_gradients(jaxbp.Tanh(), X, X, X, X), "expected \\(params, x\\)"),
         (lambda: jaxbp.check_gradients(square, X, gradient=right, samples=0), "samples"),
-        (lambda: jaxbp.check_gradients(square, X, gradient=right, cotangent=jnp.ones(2)), "cotangent: expected shapes"),
+        (lambda: jaxbp.check_gradients(square, X, cotangent=jnp.ones(2)), "cotangent: expected shapes"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(call, message):
