@@ -3,6 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxbp.bridge import Auto, as_function
+from jaxbp.check.nonfinite import locate_nonfinite
+from jaxbp.check.report import Report
+from jaxbp.check.sensitivity import check_sensitivity
+from jaxbp.check.verify import assert_gradients, check_gradients
 from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
@@ -86,6 +90,7 @@ __all__ = [
     "Precision",
     "RMSNorm",
     "ReLU",
+    "Report",
     "Residual",
     "SiLU",
     "Sigmoid",
@@ -99,9 +104,13 @@ __all__ = [
     "Tied",
     "Train",
     "as_function",
+    "assert_gradients",
+    "check_gradients",
+    "check_sensitivity",
     "explain_function",
     "explain_weight",
     "gradient",
+    "locate_nonfinite",
     "make_epoch",
     "make_step",
     "make_sweep",

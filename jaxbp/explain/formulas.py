@@ -75,7 +75,9 @@ class Formulas:
         if part.source.value.size > 100_000 or part.target.value.size > 4096:
             return None
         here = [(part.params, part.x, part.y, part.saved), *self._at(part)]
-        rows = [jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[i] for p, _, y, s in here]
+        rows = [
+            jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[i] for p, _, y, s in here
+        ]
         if _close(rows, [1.0] * len(rows)):
             return ONE
         inputs = np.stack([jacobian.flat(x) for _, x, _, _ in here])

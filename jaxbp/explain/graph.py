@@ -95,9 +95,7 @@ class Part:
 
     def touched(self, leaf: int, index: int) -> csr_array:
         """The edges from one of the part's parameters to the neurons that it touches directly."""
-        return jacobian.touched(
-            self.layer, self.params, self.y, self.saved, self.drawn, leaf, index
-        )
+        return jacobian.touched(self.layer, self.params, self.y, self.saved, self.drawn, leaf, index)
 
 
 class Web:

@@ -124,7 +124,9 @@ class Explainer:
             self.x, self.y, graph = example
             self._take(graph)
 
-    def weight(self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True) -> Explanation:
+    def weight(
+        self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True
+    ) -> Explanation:
         """The `Explanation` of one weight; `reference` also asks `jax.grad` for the same number."""
         if k < 1:
             raise InputError(f"k: expected at least one path to show, got {k}")
@@ -230,7 +232,9 @@ class Explainer:
             return None, None
         block, line, _ = start[0]
         i = int(line.indices[0])
-        symbol = block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
+        symbol = (
+            block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
+        )
         formula = shown[0].formulas[0] if shown[0].formulas else None
         meets = (str(formula), float(line.data[0])) if formula is not None else None
         return meets, (symbol, float(self.walk.ahead(block).error[i]))
@@ -279,7 +283,11 @@ def _wide(tree: PyTree) -> PyTree:
 
     def widen(leaf: Any) -> Any:
         leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
-        return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
+        return (
+            jnp.asarray(leaf, jnp.float64)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else jnp.asarray(leaf)
+        )
 
     lists = jax.tree.map(
         lambda part: np.asarray(part) if isinstance(part, list) else part,
