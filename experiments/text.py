@@ -40,7 +40,7 @@ def evaluate(net: Layer, params: Any, x: np.ndarray, y: np.ndarray, chunk: int =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="A network against a trigram model.")
     parser.add_argument("net", choices=NETS)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--windows", type=int, default=1000)

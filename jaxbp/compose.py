@@ -230,7 +230,7 @@ def _join_product(ys: Sequence[Any]) -> tuple[Any, Any]:
 
 def _part_product(ys: Sequence[Any], dy: Any) -> Sequence[Any]:
     """The product rule `∂L/∂y_k = ∂L/∂y · Π_{j≠k} y_j`, without a division (a factor may be 0)."""
-    others = (ys[:k] + ys[k + 1 :] for k in range(len(ys)))
+    others = ([*ys[:k], *ys[k + 1 :]] for k in range(len(ys)))
     return [functools.reduce(jnp.multiply, rest, dy) for rest in others]
 
 

@@ -244,8 +244,9 @@ def prove_by_differences(case: Case) -> float:
     floating, put = split_leaves((params, x))
     sizes = [float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0]]
     size = max(sizes, default=1.0)  # no floating leaf: token ids
-    direction = [
-        normal(100 + i, leaf.shape, "float64") * (size if i >= _count(params) else 1)
+    own = [min(1.0, float(np.max(np.abs(leaf), initial=0))) or 1.0 for leaf in floating]
+    direction = [  # small parameters take small steps
+        normal(100 + i, leaf.shape, "float64") * (size if i >= _count(params) else own[i])
         for i, leaf in enumerate(floating)
     ]
 
