@@ -179,7 +179,7 @@ def _vmap(check: Check) -> list[Finding]:
         return _refused(check, "vmap", error, jax.vmap(check.target.plain), stacked[0])
     for k, (leaves, dy) in enumerate(pair):
         single = [np.asarray(g, np.float64) for g in check.rule.jitted(leaves, dy)]
-        i, error = difference([g[k] for g in batched], single)
+        i, error = difference([np.asarray(g[k]) for g in batched], single)
         if error > _limit(check, i):
             path = check.target.paths[i]
             detail = (

@@ -49,14 +49,16 @@ def _hard() -> dict[str, Case]:
 
     return {
         "layer norm of nearly constant rows": changed(
-            "layer norm", (1000 + 1e-2 * base, jnp.ones(5), jnp.zeros(5))
+            "layer norm", (1000 + 1e-2 * base, jnp.ones(5, jnp.float32), jnp.zeros(5, jnp.float32))
         ),
-        "layer norm of tiny values": changed("layer norm", (1e-4 * base, jnp.ones(5), jnp.zeros(5))),
-        "rms norm of huge values": changed("rms norm", (1e6 * base, jnp.ones(5))),
+        "layer norm of tiny values": changed(
+            "layer norm", (1e-4 * base, jnp.ones(5, jnp.float32), jnp.zeros(5, jnp.float32))
+        ),
+        "rms norm of huge values": changed("rms norm", (1e6 * base, jnp.ones(5, jnp.float32))),
         "softmax of logits far apart": changed("softmax", (40 * base,)),
         "softmax far from 0": changed("softmax", (1e4 + base,)),
         "cross-entropy of confident logits": changed(
-            "cross-entropy", (20 * jnp.sin(jnp.arange(24.0)).reshape(6, 4),)
+            "cross-entropy", (20 * jnp.sin(jnp.arange(24, dtype=jnp.float32)).reshape(6, 4),)
         ),
         "saturated sigmoids": changed("sigmoid", (30 * base[:, :4], base[:, :4].T @ base)),
         "a sum that cancels": (

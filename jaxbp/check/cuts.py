@@ -290,13 +290,17 @@ def path_behind_scale(case: Case, found: dict[int, Finding]) -> list[Finding]:
     everything, and `½` would be true but would not say why. Not where both operands are the same value
     (`x·x`): there the factor is the better name.
     """
-    factors = [f.evidence.get("factor") for f in found.values() if f.cause == "scale"]
-    if len(factors) != len(case.wrong) or not all(isinstance(k, float) and 0 < k < 1 for k in factors):
+    scaled = {i: f.evidence.get("factor") for i, f in found.items() if f.cause == "scale"}
+    others = [i for i in case.wrong if i not in scaled]
+    factors = list(scaled.values())
+    if not factors or not all(isinstance(k, float) and 0 < k < 1 for k in factors):
         return []
-    if set(case.wrong) - set(_usable(case)):
+    if any(i not in found or found[i].cause != "zero" for i in others) or set(scaled) - set(
+        _usable(case)
+    ):
         return []
     for kind in ("edges", "own_entries"):
-        finding = _exact_path(case, kind)
+        finding = _exact_path(case, kind, list(scaled), others)
         if finding:
             left = f"{finding.detail} (at these arguments that leaves {factors[0]:.6g} of every entry)"
             return [
@@ -305,11 +309,11 @@ def path_behind_scale(case: Case, found: dict[int, Finding]) -> list[Finding]:
     return []
 
 
-def _exact_path(case: Case, kind: str) -> Finding | None:
+def _exact_path(case: Case, kind: str, group: list[int], others: list[int]) -> Finding | None:
     table = _table(case, kind)
     if table is None:
         return None
-    effects, claimed, tolerance = _select(case, table, sorted(_usable(case)))
+    effects, claimed, tolerance = _select(case, table, [i for i in _usable(case) if i not in others])
     fits = []
     for choice, at in zip(table.choices, table.at, strict=True):
         values = [v for v in choice.op.inputs if isinstance(v, int)]
@@ -320,7 +324,7 @@ def _exact_path(case: Case, kind: str) -> Finding | None:
     if not fits:
         return None
     choice, amount, _ = max(fits, key=lambda fit: _preference(table, fit))
-    names = ", ".join(case.paths[i] for i in case.wrong)
+    names = ", ".join(case.paths[i] for i in group)
     if isinstance(choice, Edge):
         return words.edge(case, table.sites, choice, amount, names)
     return words.instead(case, table.sites, choice, names)

@@ -24,7 +24,8 @@ def diagnose(case: Case) -> list[Finding]:
                 break
     path = cuts.path_behind_scale(case, found)
     if path:
-        return path
+        explained = path[0].path.split(", ")
+        return [*path, *(found[i] for i in case.wrong if case.paths[i] not in explained)]
     found = _together(case, found)
     open_ = [i for i in case.wrong if i not in found]
     whole = cuts.explain(case, case.wrong) if open_ else None

@@ -242,7 +242,11 @@ def _layer_norm() -> Exhibit:
         ),
     }
     return Exhibit(
-        "layer norm", layer_norm, (_normal(6, 5), jnp.ones(5), jnp.zeros(5)), layer_norm_hand, faults
+        "layer norm",
+        layer_norm,
+        (_normal(6, 5), jnp.ones(5, jnp.float32), jnp.zeros(5, jnp.float32)),
+        layer_norm_hand,
+        faults,
     )
 
 
@@ -616,7 +620,11 @@ def _cumulative() -> Exhibit:
         ),
     }
     return Exhibit(
-        "leaky sum", cumulative, (_normal(6, 3), jnp.asarray([0.5, 0.8, 0.9])), cumulative_hand, faults
+        "leaky sum",
+        cumulative,
+        (_normal(6, 3), jnp.asarray([0.5, 0.8, 0.9], jnp.float32)),
+        cumulative_hand,
+        faults,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxbp.check.program import Constant, Editor, Op, Place, Program, all_ops, is_float
 from jaxbp.check.sample import Point
@@ -50,7 +50,7 @@ class _Watch(Editor):
                 not isinstance(v, Constant) and v in self.depends and is_float(x)
                 for v, x in zip(op.inputs, values, strict=True)
             ]
-            if any(live) and not any(isinstance(v, jax.core.Tracer) for v in values):
+            if any(live) and not any(isinstance(v, Tracer) for v in values):
                 count = _count(
                     op, [np.asarray(v, np.float64) if is_float(v) else v for v in values], live
                 )

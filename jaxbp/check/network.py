@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from jaxbp.check.verify import Check
 
 
-def locate(check: Check, found: list[Finding]) -> list[Finding]:
+def locate(check: Check) -> list[Finding]:
     """Findings about the first wrong layer (last in forward order), or none if no leaf is wrong alone."""
     net = check.target.layer
     assert net is not None
     if is_leaf(net):
         return []
-    args = check.target.rebuild(
+    args: Any = check.target.rebuild(
         [
             jax.numpy.asarray(v, leaf.dtype)
             for v, leaf in zip(check.points[0].leaves, check.target.leaves, strict=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxbp.check.program import Editor, Op, is_float, read
 
@@ -19,7 +19,7 @@ class _Watch(Editor):
 
     def results(self, op: Op, operands: list[Any], results: list[Any], env: dict) -> list[Any]:
         values = [*operands, *results]
-        if self.found is None and not any(isinstance(v, jax.core.Tracer) for v in values):
+        if self.found is None and not any(isinstance(v, Tracer) for v in values):
             fresh = any(_bad(r) for r in results) and not any(_bad(v) for v in operands)
             if fresh:
                 self.found = op, operands

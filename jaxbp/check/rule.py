@@ -80,14 +80,15 @@ class Rule:
         for path, leaf, g in zip(self.target.paths, self.target.leaves, cotangents, strict=True):
             if g is None:
                 continue
-            if not hasattr(g, "dtype") and not isinstance(g, float | int):
+            dtype = getattr(g, "dtype", None)
+            if dtype is None and not isinstance(g, float | int):
                 detail = f"{path}: expected an array like {shape_text(leaf)}, got a {type(g).__name__}"
                 found.append(Misfit(path, "structure", detail))
             elif np.shape(g) != leaf.shape:
                 detail = f"{path}: expected shape {list(leaf.shape)}, got {list(np.shape(g))}"
                 found.append(Misfit(path, "shape", detail))
-            elif hasattr(g, "dtype") and g.dtype != leaf.dtype:
-                detail = f"{path}: expected dtype {leaf.dtype}, as the argument has, got {g.dtype}"
+            elif dtype is not None and dtype != leaf.dtype:
+                detail = f"{path}: expected dtype {leaf.dtype}, as the argument has, got {dtype}"
                 found.append(Misfit(path, "dtype", detail))
         return found
 

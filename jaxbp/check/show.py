@@ -55,6 +55,7 @@ def heat_map(report: Report, folder: Path, path: str | None = None) -> Path:
     got, true = (_flat(a) for a in report.pictures[path])
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     limit = float(np.nanmax(np.abs(np.where(np.isfinite([got, true]), [got, true], 0)))) or 1.0
+    image = None
     panels = (("the rule says", got), ("the truth", true), ("difference", got - true))
     for axis, (title, values) in zip(figure.subplots(1, 3), panels, strict=True):
         image = axis.imshow(
@@ -63,6 +64,7 @@ def heat_map(report: Report, folder: Path, path: str | None = None) -> Path:
         axis.set_title(title)
         axis.set_xlabel("last axis")
         axis.set_ylabel("all other axes" if true.shape[0] > 1 else "")
+    assert image is not None
     figure.colorbar(image, ax=figure.axes, label=f"cotangent of {path}")
     figure.suptitle(f"{report.target}: {path}")
     folder.mkdir(parents=True, exist_ok=True)

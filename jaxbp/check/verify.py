@@ -402,7 +402,7 @@ class Check:
     # --- the contract, and what is wrong
 
     def _explain(self, wrong: list[int], misfits: list[Misfit]) -> None:
-        from jaxbp.check import contract, diagnose, network
+        from jaxbp.check import contract
 
         findings = contract.findings(self, misfits)
         self.report.findings += findings
@@ -413,20 +413,38 @@ class Check:
         }
         whole = any(f.cause in ("jit", "nondeterministic", "stale") and not f.path for f in findings)
         rest = [i for i in wrong if self.target.paths[i] not in settled and not whole]
+        rounded = [i for i in rest if all(e <= self._tolerance(i) for e in self._errors(i))]
+        self.report.findings += map(self._noise, rounded)
+        rest = [i for i in rest if i not in rounded]
         if rest:
-            case = self._case(rest)
-            found = diagnose.diagnose(case)
-            if self.target.layer is not None and self.target.kind == "layer" and not self.referenced:
-                found = network.locate(self, found) or found
-            self.report.findings += found
-            self.report.evaluations += case.used
-            self.report.notes += case.notes
+            self._diagnose(rest)
         if not self.light or wrong:
             self._differences()
 
+    def _diagnose(self, rest: list[int]) -> None:
+        from jaxbp.check import diagnose, network
+
+        if self.target.kind == "layer" and not self.referenced:
+            found = network.locate(self)
+            self.report.findings += found
+            if found:
+                return
+        case = self._case(rest)
+        self.report.findings += diagnose.diagnose(case)
+        self.report.evaluations += case.used
+        self.report.notes += case.notes
+
+    def _noise(self, i: int) -> Finding:
+        path, error = self.target.paths[i], _error(self.eager[i], self.truth[0][i])
+        detail = (
+            f"{path} is right in float64, but in {self.target.leaves[i].dtype} its error is {error:.2g}, "
+            f"where autodiff's is {self.floor[i]:.2g}: digits cancel or are rounded away on the way"
+        )
+        return Finding(path, "noise", detail, {"error": error, "floor": self.floor[i]})
+
     def _case(self, wrong: list[int]) -> Case:
         count = range(len(self.target.leaves))
-        case = Case(
+        return Case(
             self.target,
             self.oracle,
             self.wide,
@@ -438,14 +456,6 @@ class Check:
             self.rule,
             self.budget,
         )
-        if all(
-            _error(self.got[q][i], self.truth[q][i]) <= EXACT
-            for i in wrong
-            for q in range(len(self.wide))
-        ):
-            for i in wrong:
-                case.got[i][0] = self.eager[i]
-        return case
 
     def _match_tolerance(self, i: int) -> float:
         spreads = (
