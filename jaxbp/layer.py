@@ -144,10 +144,16 @@ class Layer(ABC):
             if required and isinstance(value, tuple) and isinstance(value[0], Layer):
                 shown.append(", ".join(map(repr, value)))
             elif required:
-                shown.append(repr(value))
+                shown.append(_text(value))
             elif value != field.default:
-                shown.append(f"{field.name}={value!r}")
+                shown.append(f"{field.name}={_text(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _text(value: Any) -> str:
+    """A function by its name, since its `repr` has an address in it; anything else by its `repr`."""
+    is_function = callable(value) and not isinstance(value, Layer) and hasattr(value, "__name__")
+    return value.__name__ if is_function else repr(value)
 
 
 def gradient(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
