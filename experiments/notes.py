@@ -48,7 +48,9 @@ def chain_sections() -> list[Section]:
     made = []
     for label, f in EXAMPLES:
         e = explain_function(f, 1.0)
-        made.append((f"The chain rule: {label}", "Name each stage, then multiply the derivatives.", e.text()))
+        made.append(
+            (f"The chain rule: {label}", "Name each stage, then multiply the derivatives.", e.text())
+        )
     return made
 
 
@@ -99,7 +101,11 @@ def worked_sections(explainer: Explainer) -> list[Section]:
     paths = "\n\n".join(explainer.weight(w, reference=True).text() for w in ("w212", "w131", "w222"))
     tables = f"{gradient_table(explainer)}\n\n{savings(explainer)}"
     return [
-        ("The two passes", "Forward from input to loss, backward from loss to input.", forward_table(explainer)),
+        (
+            "The two passes",
+            "Forward from input to loss, backward from loss to input.",
+            forward_table(explainer),
+        ),
         ("Three weights, path by path", "Through the softmax every weight has two ends.", paths),
         ("All gradients", "What one backward pass gives.", tables),
         ("With cross-entropy", "The same network, another loss.", cross_entropy(explainer)),
@@ -113,7 +119,9 @@ def train_section(explainer: Explainer) -> Section:
     losses = [explainer.at(frames[k].params).graph.value for k in (0, 1)]
     lines = [f"epoch {k:>4}   L = {figure(v, 9)}" for k, v in enumerate(losses)]
     low, high = 0, len(frames) - 1
-    while low < high:  # the loss of this descent falls at every step, so the first below ε can be bisected
+    while (
+        low < high
+    ):  # the loss of this descent falls at every step, so the first below ε can be bisected
         middle = (low + high) // 2
         if explainer.at(frames[middle].params).graph.value < EPSILON:
             high = middle

@@ -99,9 +99,7 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
             lines.append(f"  {' → '.join((d.input, *route.nodes))}")
             lines.append(f"     {formulas} = {fine(route.contribution)}")
         if d.count > len(d.routes):
-            lines.append(
-                f"  {big(d.count - len(d.routes))} others contribute {fine(d.remainder)}"
-            )
+            lines.append(f"  {big(d.count - len(d.routes))} others contribute {fine(d.remainder)}")
         lines += _in_inputs(e, d, head)
         pad = pad if lines[-1].startswith(f"{head} = ") else head
     lines.append(f"{pad} = {exact(d.total)}")

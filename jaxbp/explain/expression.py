@@ -120,6 +120,10 @@ def _power(base: Any, right: ast.expr, known: Mapping[str, Any]) -> Any:
     """Small whole exponents stay whole (`x²` is one stage), others become `pow`."""
     exponent = _value(right, known)
     base = jnp.asarray(base, jnp.float64)
-    if isinstance(exponent, float) and exponent == int(min(max(exponent, -1e9), 1e9)) and abs(exponent) <= HIGHEST:
+    if (
+        isinstance(exponent, float)
+        and exponent == int(min(max(exponent, -1e9), 1e9))
+        and abs(exponent) <= HIGHEST
+    ):
         return base ** int(exponent)
     return jnp.power(base, jnp.asarray(exponent, jnp.float64))

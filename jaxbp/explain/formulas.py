@@ -70,12 +70,13 @@ class Formulas:
 
     def weight(self, target: Target, block: Block, i: int) -> Expr | None:
         """`∂block_i/∂w` as a formula: the input neuron that the weight meets, or 1."""
-        part = target.part
-        assert part is not None
+        part = next(p for p in self.graph.parts if p.target is block)
         if part.source.value.size > 100_000 or part.target.value.size > 4096:
             return None
         here = [(part.params, part.x, part.y, part.saved), *self._at(part)]
-        rows = [jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[i] for p, _, y, s in here]
+        rows = [
+            jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[i] for p, _, y, s in here
+        ]
         if _close(rows, [1.0] * len(rows)):
             return ONE
         inputs = np.stack([jacobian.flat(x) for _, x, _, _ in here])

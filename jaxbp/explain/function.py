@@ -136,7 +136,9 @@ def explain_function(
     return FunctionExplanation(tuple(stages), stages[end].name, value, derivatives)
 
 
-def _inputs(f: Callable[..., Any], x: Sequence[Any], given: Sequence[str] | None) -> list[tuple[str, Any]]:
+def _inputs(
+    f: Callable[..., Any], x: Sequence[Any], given: Sequence[str] | None
+) -> list[tuple[str, Any]]:
     """Arguments with the names of the function's parameters."""
     if not x:
         raise InputError("explain_function: expected at least one number to differentiate at, got none")
@@ -238,9 +240,7 @@ def _name(stages: list[Stage], end: int, labels: list[str], names: Sequence[str]
 # --- paths ------------------------------------------------------------------------------------------
 
 
-def _derivatives(
-    stages: list[Stage], end: int, references: np.ndarray, k: int
-) -> tuple[Derivative, ...]:
+def _derivatives(stages: list[Stage], end: int, references: np.ndarray, k: int) -> tuple[Derivative, ...]:
     web = Web()
     blocks = [Block(s.name, None, (), np.asarray([s.value]), i) for i, s in enumerate(stages)]
     web.blocks = blocks[: end + 1]

@@ -162,9 +162,7 @@ def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> 
     return np.asarray(_rows(layer, params, saved, y, np.eye(1, size(y), output)))[0]
 
 
-def touches(
-    layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int
-) -> np.ndarray:
+def touches(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int) -> np.ndarray:
     """`∂y_i/∂w` for every output `i`, with `w` entry `index` of parameter array number `leaf`."""
     return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, np.eye(size(y))))
 

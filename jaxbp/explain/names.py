@@ -48,7 +48,12 @@ def arrays(graph: Graph) -> Iterator[tuple[Part, int, str, str, Any]]:
         tokens(jax.tree_util.keystr(path)): jax.tree_util.keystr(path)
         for path, _ in jax.tree_util.tree_leaves_with_path(graph.params)
     }
+    seen: set[Any] = set()
     for part in graph.parts:
+        if (part.address, part.slices) in seen:
+            continue  # the second place of a tied weight
+        if part.number is not None:
+            seen.add((part.address, part.slices))
         for leaf, (path, array) in enumerate(jax.tree_util.tree_leaves_with_path(part.params)):
             own = tokens(jax.tree_util.keystr(path))
             full = paths.get((*part.address, *own), "".join(f"[{t}]" for t in (*part.address, *own)))
@@ -67,7 +72,9 @@ def make(part: Part, leaf: int, key: str, prefix: str, array: Any, place: tuple[
 
 
 def _unique(part: Part, key: str) -> bool:
-    names = [tokens(jax.tree_util.keystr(p))[-1:] for p, _ in jax.tree_util.tree_leaves_with_path(part.params)]
+    names = [
+        tokens(jax.tree_util.keystr(p))[-1:] for p, _ in jax.tree_util.tree_leaves_with_path(part.params)
+    ]
     return names.count((key,)) <= 1
 
 
@@ -81,7 +88,7 @@ def everything(graph: Graph) -> Iterator[Target]:
 def find(graph: Graph, asked: str) -> Target:
     """The weight that `asked` names, or an `InputError` that says what there is."""
     match = re.fullmatch(r"([^\W\d_](?:\w*?[^\W\d_])?)_?(\d+(?:_\d+)*)", asked.strip())
-    if match and match[1] == "x" or asked.strip() == "x":
+    if (match and match[1] == "x") or asked.strip() == "x":
         return _input(graph, asked, (match[2] if match else ""))
     if match:
         return _by_name(graph, asked, match[1], match[2])
@@ -92,7 +99,9 @@ def _input(graph: Graph, asked: str, digits: str) -> Target:
     block, shape = graph.input, graph.input.shape
     index = tuple(int(d) - 1 for d in digits.split("_")) if digits else ()
     if len(index) != len(shape) or not all(0 <= k < n for k, n in zip(index, shape, strict=True)):
-        last = block.neuron(block.value.size - 1) if block.value.size else "none: it holds no real numbers"
+        last = (
+            block.neuron(block.value.size - 1) if block.value.size else "none: it holds no real numbers"
+        )
         raise InputError(f"weight: the input has no {asked!r} (its last entry is {last})")
     flat = int(np.ravel_multi_index(index, shape)) if shape else 0
     return Target(block.neuron(flat), "x", None, 0, flat, float(block.value[flat]), "x", index)
@@ -101,7 +110,9 @@ def _input(graph: Graph, asked: str, digits: str) -> Target:
 def _by_name(graph: Graph, asked: str, letter: str, digits: str) -> Target:
     candidates = [a for a in arrays(graph) if a[2] == letter]
     if not candidates:
-        raise InputError(f"weight: there is no parameter called {letter!r} for {asked!r}; {_offer(graph)}")
+        raise InputError(
+            f"weight: there is no parameter called {letter!r} for {asked!r}; {_offer(graph)}"
+        )
     for part, leaf, key, prefix, array in candidates:
         shape = np.shape(array)
         numbers = digits.split("_") if "_" in digits else list(digits)
@@ -125,7 +136,9 @@ def _by_path(graph: Graph, asked: str) -> Target:
         place = tuple(map(int, rest))
         shape = np.shape(array)
         if len(place) != len(shape) or not all(k < n for k, n in zip(place, shape, strict=True)):
-            raise InputError(f"weight: {prefix} has shape {list(shape)}, so {asked!r} names no entry of it")
+            raise InputError(
+                f"weight: {prefix} has shape {list(shape)}, so {asked!r} names no entry of it"
+            )
         return make(part, leaf, key, prefix, array, place)
     raise InputError(f"weight: there is no {asked!r}; {_offer(graph)}")
 

@@ -33,7 +33,9 @@ def _one(values: Any, axes: int) -> np.ndarray:
 def notes_report(k: int) -> str:
     """Everything about the worked example, in the order of the notes."""
     explainer = notes_explainer()
-    return "\n\n".join([network_report(explainer, WEIGHTS, k), cross_entropy(explainer), slips(explainer)])
+    return "\n\n".join(
+        [network_report(explainer, WEIGHTS, k), cross_entropy(explainer), slips(explainer)]
+    )
 
 
 def cross_entropy(explainer: Explainer) -> str:

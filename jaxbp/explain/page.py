@@ -74,9 +74,7 @@ def write_page(
     path = Path(file)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    made = page(
-        explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at
-    )
+    made = page(explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at)
     path.write_text(made, "utf-8")
 
 
@@ -124,7 +122,9 @@ def page_data(
         graph = explainer.graph
         asked = names.find(graph, weight) if weight else None
         shown = [_strongest(explainer, block, asked) for block in graph.blocks]
-        columns = [_column(explainer, block, rows) for block, rows in zip(graph.blocks, shown, strict=True)]
+        columns = [
+            _column(explainer, block, rows) for block, rows in zip(graph.blocks, shown, strict=True)
+        ]
         bundles = [bundle for block in graph.blocks for bundle in graph.leaving(block)]
         pairs = [_pairs(bundle, shown) for bundle in bundles]
         links = [_link(explainer, b, p, shown) for b, p in zip(bundles, pairs, strict=True)]
@@ -156,8 +156,10 @@ def _strongest(explainer: Explainer, block: Block, asked: names.Target | None) -
         for step in explainer.weight(asked.name, 3, formulas=False).paths:
             chosen |= {i for i in range(size) if block.neuron(i) in step.nodes}
         place = asked.place
-        if block is asked.part.source and len(place) == 2 and block.shape[-1:] == (
-            explainer_shape(asked)[0],
+        if (
+            block is asked.part.source
+            and len(place) == 2
+            and block.shape[-1:] == (explainer_shape(asked)[0],)
         ):
             chosen.add(place[0])
     return sorted(chosen)
@@ -352,10 +354,12 @@ def _start_factors(
     if now is first:
         return [end["factor"] for end in record["start"]]
     if target.part is None:
-        lines = {b.target.number: b.jacobian[[target.index], :].toarray()[0] for b in now.graph.leaving(now.graph.input)}
+        lines = {
+            b.target.number: b.jacobian[[target.index], :].toarray()[0]
+            for b in now.graph.leaving(now.graph.input)
+        }
         return [float(lines[end["to"]][end["i"]]) for end in record["start"]]
     part = next(p for p in now.graph.parts if p.target.number == target.part.target.number)
     at = (part.layer, part.params, part.saved, part.y)
     slopes = jacobian.touches(*at, target.leaf, target.index)
     return [float(slopes[end["i"]]) for end in record["start"]]
-

@@ -68,9 +68,9 @@ class Pass:
             best = np.maximum(best, strongest(matrix, next_.best))
         return Ahead(count, edges, error, best)
 
-    def edges_from(self, block: Block) -> int:
-        """How many edges there are in all between this block and the loss, each counted once."""
-        seen, waiting, total = set(), [block], 0
+    def edges_from(self, blocks: list[Block]) -> int:
+        """How many edges there are in all between these blocks and the loss, each counted once."""
+        seen, waiting, total = set(), [*blocks], 0
         while waiting:
             top = waiting.pop()
             if top.number not in seen:

@@ -12,7 +12,11 @@ from jaxbp.layer import InputError
 if TYPE_CHECKING:
     from jaxbp.explain.weight import Explanation
 
-INK, LINE, PALETTE = "#1d2430", "#c4cad3", ("#1f6fb4", "#c2551a", "#7a3db8", "#2d8a57", "#a8326b", "#6b6f1d")
+INK, LINE, PALETTE = (
+    "#1d2430",
+    "#c4cad3",
+    ("#1f6fb4", "#c2551a", "#7a3db8", "#2d8a57", "#a8326b", "#6b6f1d"),
+)
 
 
 def draw_paths(e: Explanation, file: Any) -> None:
@@ -39,7 +43,9 @@ def draw_paths(e: Explanation, file: Any) -> None:
     }
     tall = max(map(len, columns))
     rows = len(e.paths)
-    chart = Figure(figsize=(1.9 * len(columns) + 0.6, 1.0 + 1.15 * tall + 0.3 * rows), layout="constrained")
+    chart = Figure(
+        figsize=(1.9 * len(columns) + 0.6, 1.0 + 1.15 * tall + 0.3 * rows), layout="constrained"
+    )
     FigureCanvasAgg(chart)
     axes = chart.add_subplot()
     seen: dict[Any, int] = {}
@@ -64,7 +70,9 @@ def draw_paths(e: Explanation, file: Any) -> None:
         )  # fmt: skip
     for (_, node), (x, y) in at.items():
         axes.scatter([x], [y], s=950, color="#eef2f7", edgecolor=LINE, linewidth=1.4, zorder=2)
-        axes.text(x, y, f"${latex_name(node)}$", ha="center", va="center", fontsize=11, color=INK, zorder=4)
+        axes.text(
+            x, y, f"${latex_name(node)}$", ha="center", va="center", fontsize=11, color=INK, zorder=4
+        )
     rest = e.count - len(e.paths)
     others = f", with {fine(e.remainder)} from {plural(rest, 'other path')}" if rest else ""
     axes.set_title(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +24,14 @@ MOVES = {
     "slice", "split", "squeeze", "transpose",
 }  # fmt: skip
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-SAME = {"convert_element_type", "copy", "copy_p", "device_put", "reduce_precision", "optimization_barrier"}
+SAME = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "device_put",
+    "reduce_precision",
+    "optimization_barrier",
+}
 
 
 @dataclass

@@ -144,7 +144,9 @@ def _text_mul(e: Expr) -> str:
         number_first = last is not None and last.op == "num" and part.op != "num"
         tight = number_first and (shown[0].isalpha() or shown[0] == "(") and not _is_exp(part)
         tight = tight or (shown[0] == "(" and last is not None and last.op != "mul")
-        dot = last is not None and (part.op == "num" or (last.op == "num" and not tight and _is_atom(part)))
+        dot = last is not None and (
+            part.op == "num" or (last.op == "num" and not tight and _is_atom(part))
+        )
         dot = dot or part == last
         out += ("" if last is None or tight else " · " if dot and not _is_exp(part) else " ") + shown
         last = part
@@ -235,7 +237,9 @@ def latex(e: Expr) -> str:
         case "step":
             return f"[{parts[0]} > 0]"
     function = str(e.args[0])
-    shown = rf"\{function}" if function in FUNCTIONS else GREEK.get(function, rf"\operatorname{{{function}}}")
+    shown = (
+        rf"\{function}" if function in FUNCTIONS else GREEK.get(function, rf"\operatorname{{{function}}}")
+    )
     return rf"{shown}\left({', '.join(parts)}\right)"
 
 
@@ -248,7 +252,11 @@ _MINUS = '<mo form="prefix" lspace="0" rspace="0">−</mo>'
 def mathml_name(label: str) -> str:
     """`ŷ1` as `<msub>`; plain `<mi>` where there is no index."""
     letters, index = split_name(label)
-    return f"<msub><mi>{escape(letters)}</mi><mn>{index}</mn></msub>" if index else f"<mi>{escape(letters)}</mi>"
+    return (
+        f"<msub><mi>{escape(letters)}</mi><mn>{index}</mn></msub>"
+        if index
+        else f"<mi>{escape(letters)}</mi>"
+    )
 
 
 def mathml(e: Expr) -> str:

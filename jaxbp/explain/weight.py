@@ -124,7 +124,9 @@ class Explainer:
             self.x, self.y, graph = example
             self._take(graph)
 
-    def weight(self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True) -> Explanation:
+    def weight(
+        self, asked: str, k: int = 8, reference: bool = False, formulas: bool = True
+    ) -> Explanation:
         """The `Explanation` of one weight; `reference` also asks `jax.grad` for the same number."""
         if k < 1:
             raise InputError(f"k: expected at least one path to show, got {k}")
@@ -183,7 +185,9 @@ class Explainer:
                 total += factor * float(ahead.error[i])
         shown = tuple(self._path(target, steps, formulas) for steps in found)
         remainder = total - float(np.sum([p.contribution for p in shown])) if count > len(shown) else 0.0
-        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(start[0][0])
+        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(
+            [block for block, *_ in start]
+        )
         savings = Savings(count, edges, once)
         meets, error = self._two_equations(target, start, shown)
         return Explanation(
@@ -209,7 +213,12 @@ class Explainer:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        return [(part.target, part.touched(target.leaf, target.index), None)]
+        shared = [
+            p
+            for p in self.graph.parts
+            if p.number and (p.address, p.slices) == (part.address, part.slices)
+        ]
+        return [(p.target, p.touched(target.leaf, target.index), None) for p in shared]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)
@@ -230,7 +239,9 @@ class Explainer:
             return None, None
         block, line, _ = start[0]
         i = int(line.indices[0])
-        symbol = block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
+        symbol = (
+            block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
+        )
         formula = shown[0].formulas[0] if shown[0].formulas else None
         meets = (str(formula), float(line.data[0])) if formula is not None else None
         return meets, (symbol, float(self.walk.ahead(block).error[i]))
@@ -279,7 +290,11 @@ def _wide(tree: PyTree) -> PyTree:
 
     def widen(leaf: Any) -> Any:
         leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
-        return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
+        return (
+            jnp.asarray(leaf, jnp.float64)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else jnp.asarray(leaf)
+        )
 
     lists = jax.tree.map(
         lambda part: np.asarray(part) if isinstance(part, list) else part,

@@ -146,7 +146,11 @@ def test_the_slip_of_the_notes_is_not_let_through():
 
 BAD_FILES = {
     "raises": ("def backward(a, dy):\n    raise KeyError('oops')\n", "line 2", "KeyError: 'oops'"),
-    "loops for ever": ("def backward(a, dy):\n    while True:\n        pass\n", "", "did not finish within"),
+    "loops for ever": (
+        "def backward(a, dy):\n    while True:\n        pass\n",
+        "",
+        "did not finish within",
+    ),
     "syntax": ("def backward(a, dy:\n    return a\n", "line 1", "SyntaxError"),
     "exits": ("import sys\nsys.exit(0)\n", "", "stopped the program"),
     "dies": ("import os\nos._exit(3)\n", "", "ended without an answer (exit code 3)"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxbp import InputError, explain_function
-from jaxbp.explain.table import TABLE
 from jaxbp.check.autodiff import function_gradients
+from jaxbp.explain.table import TABLE
 
 NOTES = [
     (
@@ -77,8 +77,16 @@ FUNCTIONS = {
     "matmul": (lambda w, x: jnp.sum(jnp.tanh(w @ x)), (np.ones((2, 3)), np.array([0.1, 0.2, 0.3])), None),
     "two matrices": (lambda a, b: jnp.sum((a @ b) ** 2), (np.ones((2, 3)), np.full((3, 2), 0.5)), None),
     "product": (lambda x: jnp.prod(x), (np.array([2.0, 3.0, 0.5]),), None),
-    "scan": (lambda x: jax.lax.scan(lambda c, t: (c * t + 1, c), x[0], x)[0], (np.array([0.1, 0.2]),), None),
-    "moves": (lambda x: jnp.cumsum(x.reshape(2, 2).T[::-1].ravel())[2] * x[1:3][0], (np.arange(4.0),), None),
+    "scan": (
+        lambda x: jax.lax.scan(lambda c, t: (c * t + 1, c), x[0], x)[0],
+        (np.array([0.1, 0.2]),),
+        None,
+    ),
+    "moves": (
+        lambda x: jnp.cumsum(x.reshape(2, 2).T[::-1].ravel())[2] * x[1:3][0],
+        (np.arange(4.0),),
+        None,
+    ),
     "where": (lambda x, y: jnp.where(x > y, x**3, jnp.log(y)), (1.2, 0.4), None),
     "maximum": (lambda x: jnp.max(x) - jnp.min(x), (np.array([1.0, 4.0, 2.0]),), None),
     "cond": (lambda x: jax.lax.cond(x > 0, jnp.sin, jnp.cos, x), (0.3,), None),
@@ -204,7 +212,11 @@ def test_many_paths_are_counted_and_the_rest_added():
     ("f", "x", "message"),
     [
         (lambda x: x * jnp.ones(3), (1.0,), "must return one number"),
-        (lambda x: jax.lax.while_loop(lambda v: v < 9, lambda v: v * 2, x), (1.0,), "no local derivative"),
+        (
+            lambda x: jax.lax.while_loop(lambda v: v < 9, lambda v: v * 2, x),
+            (1.0,),
+            "no local derivative",
+        ),
         (lambda x: jnp.sum(jnp.fft.fft(x).real), (np.ones(4),), "no local derivative for 'fft'"),
         (lambda: 1.0, (), "at least one number"),
         (lambda x: x, (1j,), "expected real numbers"),

@@ -16,8 +16,17 @@ from jaxbp.explain.notes import notes_explainer
 from jaxbp.explain.page import descent, page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-default-apps --window-size=1300,1100""".split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--window-size=1300,1100",
+]
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +203,9 @@ def test_a_path_lights_up_with_its_factors(opened, explainer):
     path = explainer.weight("w131").paths[2]
     all_of(opened, "#paths button")[2].click()
     assert all_of(opened, "#paths button")[2].get_attribute("aria-pressed") == "true"
-    lit = {(e.get_attribute("data-from"), e.get_attribute("data-to")) for e in all_of(opened, ".edge.now")}
+    lit = {
+        (e.get_attribute("data-from"), e.get_attribute("data-to")) for e in all_of(opened, ".edge.now")
+    }
     assert lit == set(zip(path.nodes, path.nodes[1:], strict=False))
     factors = [float(f) for f in all_of(opened, "#paths button")[2].get_attribute("data-factors").split()]
     assert factors == pytest.approx(path.factors)
@@ -314,7 +325,9 @@ def test_the_slider_over_training_steps(opened, explainer, frames):
             for row in all_of(opened, "#now div")
         }
         assert len(shown) == 24
-        assert float(shown["w212"].get_attribute("data-value")) == pytest.approx(now.weight("w212", 1).value)
+        assert float(shown["w212"].get_attribute("data-value")) == pytest.approx(
+            now.weight("w212", 1).value
+        )
         heights.append(float(one(opened, "#dot").get_attribute("cy")))
     assert heights[0] < heights[1] < heights[2]  # the loss falls: the dot goes down
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from jaxbp import (
+    GELU,
     Branch,
     Chain,
     Dense,
     Dropout,
     Flatten,
-    GELU,
     Identity,
     InputError,
     LogSoftmax,

@@ -67,7 +67,9 @@ def _progress(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         known = json.loads(path.read_text("utf-8"))
         return {
-            str(k): {"done": bool(v["done"]), "tries": int(v["tries"])} for k, v in known.items() if k in LADDER
+            str(k): {"done": bool(v["done"]), "tries": int(v["tries"])}
+            for k, v in known.items()
+            if k in LADDER
         }
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: not a progress file; remove it to begin again") from None
@@ -86,7 +88,13 @@ def _list(folder: Path) -> int:
     progress = _progress(folder)
     for number, exercise in enumerate(LADDER.values(), 1):
         state = progress.get(exercise.name)
-        mark = "done   " if state and state["done"] else "started" if _file(folder, exercise).is_file() else "       "
+        mark = (
+            "done   "
+            if state and state["done"]
+            else "started"
+            if _file(folder, exercise).is_file()
+            else "       "
+        )
         print(f"{number:>3}  {exercise.name:<14} {mark}  {exercise.title}")
     done = sum(state["done"] for state in progress.values())
     print(f"\n{done} of {len(LADDER)} done. Begin one with: jaxbp exercises start NAME DIR")
@@ -115,7 +123,9 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
     progress = _progress(folder)
     chosen = [_find(only)] if only else [e for e in LADDER.values() if _file(folder, e).is_file()]
     if not chosen:
-        raise InputError(f"{folder}: no exercise in it (jaxbp exercises start {next(iter(LADDER))} {folder})")
+        raise InputError(
+            f"{folder}: no exercise in it (jaxbp exercises start {next(iter(LADDER))} {folder})"
+        )
     good = True
     for exercise in chosen:
         state = progress.setdefault(exercise.name, {"done": False, "tries": 0})
@@ -133,7 +143,9 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
         _remember(folder, progress)
     waiting = [e.name for e in LADDER.values() if not progress.get(e.name, {}).get("done")]
     if good:
-        print(f"Next: jaxbp exercises start {waiting[0]} {folder}" if waiting else "All of them are done.")
+        print(
+            f"Next: jaxbp exercises start {waiting[0]} {folder}" if waiting else "All of them are done."
+        )
     return 0 if good else 1
 
 
@@ -148,12 +160,19 @@ def attempt(exercise: Exercise, file: Path, limit: float | int) -> dict[str, Any
             [sys.executable, "-m", "jaxbp.explain.exercises.worker", *arguments],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
         )
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            return {"wrong": f"it did not finish within {limit:g} seconds (a loop without an end?)", "where": ""}
+            return {
+                "wrong": f"it did not finish within {limit:g} seconds (a loop without an end?)",
+                "where": "",
+            }
         finally:
             if process.poll() is None:
                 process.kill()

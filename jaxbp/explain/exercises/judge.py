@@ -31,7 +31,9 @@ def _case(exercise: Exercise, trial: int) -> tuple[list[Any], Any, list[np.ndarr
     arguments = [jnp.asarray(random.normal(size=shape) * 0.8) for shape in exercise.shapes.values()]
     if "y" in exercise.shapes:
         at = list(exercise.shapes).index("y")
-        arguments[at] = jnp.asarray(random.dirichlet(np.ones(exercise.shapes["y"][-1]), exercise.shapes["y"][:-1]))
+        arguments[at] = jnp.asarray(
+            random.dirichlet(np.ones(exercise.shapes["y"][-1]), exercise.shapes["y"][:-1])
+        )
     like = jax.eval_shape(exercise.forward, *arguments)
     dy = jnp.asarray(random.normal(size=like.shape))
     if exercise.function == "step":

@@ -39,7 +39,10 @@ def work(name: str, file: Path) -> dict[str, Any]:
         own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
         where = f"line {line or own[-1].lineno}" if line or own else ""
-        return {"wrong": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", "where": where}
+        return {
+            "wrong": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            "where": where,
+        }
 
 
 if __name__ == "__main__":
