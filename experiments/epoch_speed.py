@@ -52,8 +52,9 @@ def autodiff_epoch(net: Any, loss: Any, tx: Any) -> Callable[..., Any]:
         steps, rest = divmod(x.shape[0], BATCH)
 
         def step(carry: Any, rows: Any) -> Any:
-            *carry, value = update(*carry, jnp.take(x, rows, axis=0), jnp.take(y, rows, axis=0))
-            return tuple(carry), value
+            batch_x, batch_y = jnp.take(x, rows, axis=0), jnp.take(y, rows, axis=0)
+            *new, value = update(carry[0], carry[1], batch_x, batch_y)
+            return tuple(new), value
 
         carry, losses = jax.lax.scan(step, (params, state), order[: steps * BATCH].reshape(steps, BATCH))
         if rest:
@@ -119,7 +120,7 @@ def measure(runners: dict[str, Callable[[], None]], rounds: int, epochs: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each contestant a round")
     parser.add_argument("--json", help="write the figures to this file")

@@ -51,8 +51,9 @@ def draw(layer: Layer, shape: tuple[int, ...], dtype: str) -> tuple[Any, Any, An
     mode = Train(keys[2]) if isinstance(layer, bp.Dropout) else Eval()
     y = jax.eval_shape(lambda: layer.forward(params, x, mode)[0])
     dy = jax.random.normal(keys[3], y.shape, y.dtype)
-    problem = (params, x, dy)
-    return (*(to_float64(problem) if dtype == "float64" else problem), mode)
+    if dtype == "float64":
+        params, x, dy = to_float64((params, x, dy))
+    return params, x, dy, mode
 
 
 def errors(layer: Layer, shape: tuple[int, ...], dtype: str) -> tuple[float, float]:
@@ -87,7 +88,7 @@ def table(rows: list[tuple[Layer, tuple[int, ...]]] = ROWS) -> list[tuple[str, l
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})\n")
     width = 72

@@ -8,6 +8,7 @@ slice for every path).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from jaxbp.layer import (
     Mode,
     PyTree,
     Static,
+    gradient,
     inside,
     output_shape,
 )
@@ -47,6 +49,10 @@ def _same_shapes(a: PyTree, b: PyTree) -> bool:
         return [(x.shape, x.dtype) for x in jax.tree.leaves(t)], jax.tree.structure(t)
 
     return describe(a) == describe(b)
+
+
+def _alike(a: PyTree, b: PyTree) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b) and _same_shapes(a, b)
 
 
 def _shapes(tree: PyTree) -> str:
@@ -100,6 +106,56 @@ class Chain(Layer):
     def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
         parts = zip(self.layers, params, saved, strict=True)
         return tuple(layer.update_statistics(p, s) for layer, p, s in parts)
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Tied(Chain):
+    """A `Chain` whose last layer works with the *first* layer's parameters: `Tied(Embedding, …, Head)`.
+
+    Parameters: a tuple, one entry a layer, the last one empty. Two sets of paths lead from the shared
+    weight to the loss, one through each place where it stands, so its gradient is their sum, formed
+    here and nowhere else: `∂L/∂w = (∂L/∂w)_first + (∂L/∂w)_last`, each term with the other place held
+    fixed. The last layer must take parameters of the first one's structure and shapes.
+
+    A `gather` that returns anything but gradients gets its two results back side by side, in the
+    places of the two layers: what a sum would mean is not known for them.
+    """
+
+    def __init__(self, *layers: Layer):
+        super().__init__(*layers)
+        if len(layers) < 2:
+            raise InputError("Tied: expected at least two layers, a first and a last, got one")
+
+    def init(self, key: Any, x: PyTree) -> PyTree:
+        params = super().init(key, x)
+        if not _same_shapes(params[0], params[-1]):
+            first, last = _shapes(params[0]), _shapes(params[-1])
+            raise InputError(
+                f"Tied: the first and last layer need parameters of one shape, got {first} and {last}"
+            )
+        return (*params[:-1], ())
+
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        return super().forward(self._untied(params), x, mode)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        (first, *rest, last), dx = super().backward(self._untied(params), saved, dy, gather)
+        gradients = gather in (None, gradient) and _alike(first, params[0]) and _alike(last, params[0])
+        if gradients:  # and not what a `Record` around a layer makes of them
+            return (add_errors(first, last), *rest, ()), dx
+        return (first, *rest, last), dx
+
+    def trainable(self, params: PyTree) -> PyTree:
+        return (*super().trainable(self._untied(params))[:-1], ())
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        return (*super().update_statistics(self._untied(params), saved)[:-1], ())
+
+    def _untied(self, params: PyTree) -> PyTree:
+        _check_params(self, params, len(self.layers))
+        return (*params[:-1], params[0])
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,19 +222,33 @@ def _join_concat(ys: Sequence[Any]) -> tuple[Any, Any]:
     return jnp.concatenate(ys, axis=-1), Static(tuple(int(end) for end in ends))
 
 
+def _join_product(ys: Sequence[Any]) -> tuple[Any, Any]:
+    if not all(_same_shapes(ys[0], y) for y in ys):
+        raise InputError(f"merge='product' needs outputs of one shape, got {'; '.join(map(_shapes, ys))}")
+    return functools.reduce(jnp.multiply, ys), tuple(ys)
+
+
+def _part_product(ys: Sequence[Any], dy: Any) -> Sequence[Any]:
+    """The product rule `∂L/∂y_k = ∂L/∂y · Π_{j≠k} y_j`, without a division (a factor may be 0)."""
+    others = (ys[:k] + ys[k + 1 :] for k in range(len(ys)))
+    return [functools.reduce(jnp.multiply, rest, dy) for rest in others]
+
+
 MERGES: dict[str, Merge] = {
     "sum": Merge(_join_sum, lambda count, dy: (dy,) * count.value),
+    "product": Merge(_join_product, _part_product),
     "concat": Merge(_join_concat, lambda ends, dy: jnp.split(dy, ends.value, axis=-1)),
 }
 
 
 @dataclass(frozen=True, repr=False, init=False)
 class Branch(Layer):
-    """Bodies side by side over the same `x`, merged by `"sum"` or `"concat"` (of the last axis).
+    """Bodies side by side over the same `x`, merged by `"sum"`, `"product"` or `"concat"`.
 
     Parameters: a tuple, one entry a body. `x` fans out into every body, so its error is the sum of
-    what comes back: `∂L/∂x = Σ_k (∂f_k/∂x)ᵀ ∂L/∂y_k`, where `∂L/∂y_k` is `∂L/∂y` itself for a sum, and
-    the body's own slice of it for a concatenation.
+    what comes back: `∂L/∂x = Σ_k (∂f_k/∂x)ᵀ ∂L/∂y_k`, where `∂L/∂y_k` is `∂L/∂y` itself for a sum,
+    `∂L/∂y · Π_{j≠k} y_j` for a product (the bodies' outputs are kept), and the body's own slice of
+    `∂L/∂y` for a concatenation (of the last axis).
     """
 
     bodies: tuple[Layer, ...]

@@ -141,7 +141,7 @@ class Layer(ABC):
         shown = []
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value, required = getattr(self, field.name), field.default is dataclasses.MISSING
-            if required and isinstance(value, tuple):
+            if required and isinstance(value, tuple) and isinstance(value[0], Layer):
                 shown.append(", ".join(map(repr, value)))
             elif required:
                 shown.append(repr(value))

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxbp.layer import InputError, PyTree, require_floating
-from jaxbp.precision import wide
+from jaxbp.precision import matmul, wide
 
 
 class Loss(ABC):
@@ -154,10 +154,14 @@ class SoftmaxCrossEntropy(Loss):
         require_floating(prediction, f"{self}: prediction")
         target = jnp.asarray(target)
         weight = self._weight(prediction, target)
-        log_p = jax.nn.log_softmax(prediction.astype(weight.dtype), axis=-1)
-        y = self._distribution(log_p, target)
+        a = prediction.astype(weight.dtype)
+        a = a - jnp.max(a, axis=-1, keepdims=True)
+        e = jnp.exp(a)  # taken once, for the value and for ŷ
+        total = jnp.sum(e, axis=-1, keepdims=True)
+        log_p, p = a - jnp.log(total), e / total
+        y = self._distribution(p, target)
         value = -jnp.sum(jnp.where(y == 0, 0, y * log_p) * weight)
-        return value, (jnp.exp(log_p).astype(prediction.dtype), target, weight)
+        return value, (p.astype(prediction.dtype), target, weight)
 
     def backward(self, saved: PyTree) -> Float[Array, "*batch classes"]:
         p, target, weight = saved
@@ -194,6 +198,44 @@ class SoftmaxCrossEntropy(Loss):
         if self.reduction == "mean":
             weight = weight / jnp.maximum(jnp.sum(weight), 1)
         return jnp.where(valid, weight, jnp.nan)[..., None]
+
+
+@dataclass(frozen=True, repr=False)
+class LinearCrossEntropy(SoftmaxCrossEntropy):
+    """`SoftmaxCrossEntropy` of the logits `a = h w`, taken from the pair `(h, w)` that makes them.
+
+    `h: [..., features]` and `w: [features, classes]` are what a deferred head hands on
+    (`Head(classes, deferred=True)`). With `δ = ∂L/∂a` from `SoftmaxCrossEntropy`, the linear layer's
+    two equations follow in the loss:
+
+        ∂L/∂h_j  = Σ_i δ_i w_ji
+        ∂L/∂w_ji = Σ_n h_nj δ_ni          summed over the predictions
+
+    `backward` returns both as a pair, each in the dtype of what it belongs to. Targets, fields, range
+    checks and errors are those of `SoftmaxCrossEntropy`; logits are taken in float32 at least. This form
+    makes all logits at once, and keeps `h`, `w` and `ŷ`.
+    """
+
+    def forward(self, prediction: Any, target: Any) -> tuple[Float[Array, ""], PyTree]:
+        if not isinstance(prediction, tuple | list) or len(prediction) != 2:
+            raise InputError(f"{self}: expected the pair (h, w) of a deferred head, got {prediction!r}")
+        h, w = prediction
+        require_floating(h, f"{self}: h")
+        require_floating(w, f"{self}: w")
+        if w.ndim != 2 or h.ndim < 1 or h.shape[-1] != w.shape[0]:
+            raise InputError(
+                f"{self}: expected h as [..., features] and w as [features, classes], "
+                f"got {list(h.shape)} and {list(w.shape)}"
+            )
+        value, saved = super().forward(matmul(h, w), target)
+        return value, (h, w, saved)
+
+    def backward(self, saved: PyTree) -> Any:
+        h, w, kept = saved
+        delta = super().backward(kept).astype(h.dtype)
+        rows_h, rows_delta = h.reshape(-1, h.shape[-1]), delta.reshape(-1, delta.shape[-1])
+        dh, dw = matmul(delta, w.T), matmul(rows_h.T, rows_delta)
+        return dh.astype(h.dtype), dw.astype(w.dtype)
 
 
 def _is_labels(a: Array, target: Array) -> bool:

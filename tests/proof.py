@@ -62,13 +62,22 @@ class Case:
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss, the shape of its prediction, and a function `(key) -> target` of an integer key."""
+    """A loss, the shape of its prediction, and a function `(key) -> target` of an integer key.
+
+    A loss that takes several arrays has a tuple of shapes.
+    """
 
     loss: Loss
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]
     target: Callable[..., Any]
     scale: float = 1.0
     note: str = ""
+
+    def draw(self, key: int, dtype: str, scale: float) -> Any:
+        """A normal prediction, or a tuple of them."""
+        if self.shape and isinstance(self.shape[0], tuple):
+            return tuple(normal(key + 10 * i, s, dtype, scale) for i, s in enumerate(self.shape))
+        return normal(key, self.shape, dtype, scale)
 
     def __str__(self) -> str:
         extras = [f"*{self.scale:g}"] * (self.scale != 1) + [self.note]
@@ -148,15 +157,12 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 @cache
-def references(case: Case, drawn: str) -> list[Any]:
-    """Un-jitted float64 autodiff of the forward pass: `(y, [gradient a floating leaf])` per input."""
+def reference(case: Case, drawn: str, i: int) -> tuple[Any, list[Any]]:
+    """Un-jitted float64 autodiff of the forward pass on input `i`: `(y, [gradient a floating leaf])`."""
     params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
-    results = []
-    for x, dy in zip(xs, dys, strict=True):
-        floating, put = split_leaves((params, x))
-        y, vjp = jax.vjp(lambda v, put=put: case.layer.forward(*put(v), mode)[0], floating)
-        results.append((y, vjp(dy)[0]))
-    return results
+    floating, put = split_leaves((params, xs[i]))
+    y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
+    return y, vjp(dys[i])[0]
 
 
 def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
@@ -194,16 +200,16 @@ def prove_layer(case: Case, dtype: str) -> float:
     tolerance *= case.depth if dtype == "bfloat16" else 1
     worst = 0.0
     for mode, i, (y, dparams, dx) in run_modes(case, problem):
-        y_reference, reference = references(case, drawn)[i]
+        y_reference, expected = reference(case, drawn, i)
         assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
         assert_same_kind(f"{mode}: dparams", dparams, problem.params)
         assert_same_kind(f"{mode}: dx", dx, problem.xs[i])
         incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
         got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
-        assert len(got) == len(reference), f"{mode}: {len(got)} gradients for {len(reference)} leaves"
+        assert len(got) == len(expected), f"{mode}: {len(got)} gradients for {len(expected)} leaves"
         ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
         pairs = [("y", a, b) for a, b in ys]
-        pairs += [(name, g, r) for (name, g), r in zip(got, reference, strict=True)]
+        pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
         for name, a, b in pairs:
             floor = incoming if case.saturated and name.startswith("[1]") else 0.0
             error = relative_error(a, b, floor)
@@ -236,7 +242,8 @@ def prove_by_differences(case: Case) -> float:
     problem = in_dtype(pose(case, "float32"), "float64")
     params, x, dy = problem.params, problem.xs[0], problem.dys[0]
     floating, put = split_leaves((params, x))
-    size = max(float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0])
+    sizes = [float(np.max(np.abs(leaf), initial=0)) for leaf in split_leaves(x)[0]]
+    size = max(sizes, default=1.0)  # no floating leaf: token ids
     direction = [
         normal(100 + i, leaf.shape, "float64") * (size if i >= _count(params) else 1)
         for i, leaf in enumerate(floating)
@@ -273,33 +280,36 @@ def inner(a: Any, b: Any) -> Any:
 def prove_loss(case: LossCase, dtype: str) -> float:
     """Value and gradient of a loss against float64 autodiff of its forward pass, in all modes."""
     drawn = "bfloat16" if dtype == "bfloat16" else "float32"
-    prediction, target = normal(1, case.shape, drawn, case.scale), case.target(2)
-    prediction = prediction.astype(dtype)
+    prediction, target = case.draw(1, drawn, case.scale), case.target(2)
+    prediction = jax.tree.map(lambda p: p.astype(dtype), prediction)
     reference = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])(to_float64(prediction))
 
     def run(p: Any) -> Any:
         value, saved = case.loss.forward(p, target)
         return value, case.loss.backward(saved)
 
-    stacked = jax.jit(jax.vmap(run))(jnp.stack([prediction, 2 * prediction]))
+    pair = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), prediction)
+    stacked = jax.jit(jax.vmap(run))(pair)
     results = [run(prediction), jax.jit(run)(prediction), jax.tree.map(lambda r: r[0], stacked)]
     worst = 0.0
     for mode, (value, gradient) in zip(MODES, results, strict=True):
         assert value.shape == (), f"{mode}: value has shape {value.shape}"
-        assert gradient.dtype == prediction.dtype, f"{mode}: gradient is {gradient.dtype}"
-        for name, got, expected in zip(("value", "gradient"), (value, gradient), reference, strict=True):
+        assert_same_kind(f"{mode}: gradient", gradient, prediction)
+        pairs = zip(jax.tree.leaves((value, gradient)), jax.tree.leaves(reference), strict=True)
+        for i, (got, expected) in enumerate(pairs):
             error = relative_error(got, expected)
+            name = "gradient" if i else "value"
             assert error <= TOLERANCE[dtype], f"{mode}: {name}: relative error {error:.2e} ({dtype})"
             worst = max(worst, error)
     return worst
 
 
 def prove_loss_by_differences(case: LossCase) -> float:
-    prediction, target = normal(1, case.shape, "float64", case.scale), case.target(2)
-    direction = normal(3, case.shape, "float64")
+    prediction, target = case.draw(1, "float64", case.scale), case.target(2)
+    direction = case.draw(3, "float64", 1.0)
 
     def value(t: float) -> float:
-        return float(case.loss(prediction + t * direction, target))
+        return float(case.loss(jax.tree.map(lambda p, d: p + t * d, prediction, direction), target))
 
     def slope(h: float) -> float:
         return (value(h) - value(-h)) / (2 * h)
@@ -307,8 +317,10 @@ def prove_loss_by_differences(case: LossCase) -> float:
     h = 1e-3 * np.sqrt(case.scale)
     differences = (4 * slope(h) - slope(2 * h)) / 3
     gradient = case.loss.backward(case.loss.forward(prediction, target)[1])
-    by_hand = float(jnp.vdot(gradient, direction))
-    scale = float(jnp.sum(jnp.abs(gradient * direction)))
+    by_hand = float(inner(gradient, direction))
+    scale = float(
+        sum(jnp.sum(jnp.abs(t)) for t in jax.tree.leaves(jax.tree.map(jnp.multiply, gradient, direction)))
+    )
     error = abs(differences - by_hand) / max(scale, 1e-300)
     assert error <= 1e-7, f"finite differences {differences:.12g}, by hand {by_hand:.12g}: {error:.1e}"
     return error

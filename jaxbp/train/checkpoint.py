@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxbp.layer import InputError, PyTree
 from jaxbp.train.loop import State
-from jaxbp.train.task import path_name
 
 KEPT = 2  # checkpoints on disk
 
@@ -67,39 +65,3 @@ def _tree(state: State) -> dict[str, dict[str, Any]]:
 
 def _ordered(leaves: dict[str, Any]) -> list[Any]:
     return [leaves[key] for key in sorted(leaves)]
-
-
-def save_params(path: Path, params: PyTree) -> None:
-    """`params` as safetensors, each named by its pytree path (`0.w`); written whole or not at all."""
-    from safetensors.numpy import save_file
-
-    named = {
-        path_name(at): np.ascontiguousarray(leaf)
-        for at, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    partial = path.with_suffix(".partial")
-    save_file(named, partial)
-    partial.replace(path)
-
-
-def load_params(path: Path, like: PyTree) -> PyTree:
-    """The parameters in a safetensors file, in the structure of `like`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        named = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: truncated or not safetensors: {error}") from None
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    expected = {path_name(at): leaf for at, leaf in leaves}
-    for name, leaf in expected.items():
-        if name not in named:
-            raise InputError(f"{path}: expected a parameter {name}, got {', '.join(named) or 'none'}")
-        if named[name].shape != leaf.shape:
-            raise InputError(
-                f"{path}: {name}: expected shape {list(leaf.shape)}, got {list(named[name].shape)}"
-            )
-    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(named[n]) for n in expected])

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jaxbp.layer import InputError
 from jaxbp.train import report
-from jaxbp.train.checkpoint import Checkpoints, load_params, save_params
+from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.train.files import read_arrays
 from jaxbp.train.flags import override
@@ -26,6 +26,7 @@ from jaxbp.train.pictures import draw_sweep
 from jaxbp.train.progress import reporter
 from jaxbp.train.sweep import by_rate, member_records, run_sweep
 from jaxbp.train.task import Task, count_parameters, labels, make_score, make_task
+from jaxbp.weights import load_params, save_params
 
 INTERRUPTED = 130
 
@@ -42,6 +43,8 @@ def console() -> Console:
 def train(argv: Sequence[str]) -> int:
     """`jaxbp train [CONFIG] [--section.field value …] [--resume]`."""
     config, resume = configure(list(argv))
+    if not resume:
+        report.check_free(config)  # before any work is done
     task, out = make_task(config), console()
     if config.is_sweep:
         if resume:
@@ -192,7 +195,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Arguments("evaluate", "reload a run and report on its held-out data")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
     path = parser.parse_args(argv).run
-    task, params = _reload(path)
+    task, params = reload(path)
     data = task.data
     value, accuracy, predicted = make_score(task.net, task.loss)(params, data.test_x, data.test_y)
     out = console()
@@ -225,7 +228,7 @@ def predict(argv: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="a .npy, .npz or .csv with one row an input")
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
-    task, params = _reload(given.run)
+    task, params = reload(given.run)
     (raw,) = read_arrays(Path(given.file))
     x = task.data.inputs(raw, given.file)
     prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
@@ -282,7 +285,7 @@ def _run_row(path: Path) -> list[str]:
         return ["–", "–", "–", "no summary", "–", "–", "–"]
 
 
-def _reload(path: str) -> tuple[Task, Any]:
+def reload(path: str) -> tuple[Task, Any]:
     """A run's task and trained parameters."""
     task = make_task(report.open_run(Path(path)))
     like = jax.eval_shape(task.init, jax.random.key(0))

@@ -16,34 +16,41 @@ import msgspec
 import numpy as np
 
 from jaxbp.layer import InputError, PyTree
-from jaxbp.train.checkpoint import save_params
 from jaxbp.train.config import Config, read_config
 from jaxbp.train.loop import Outcome
 from jaxbp.train.pictures import draw_confusion, draw_curves
 from jaxbp.train.task import Task, count_parameters, labels, make_score
+from jaxbp.weights import save_params
 
 CONFUSION_LIMIT = 100  # classes
 
 
-def claim(config: Config, resume: bool) -> Path:
-    """The run's folder, with the resolved config in it; an existing one must be meant."""
+def check_free(config: Config) -> None:
+    """An existing run folder must be meant, and nothing but a run folder is ever replaced."""
     path = config.path
-    if path.exists() and not resume:
-        if not path.is_dir() or not _is_run(path):
-            raise InputError(f"{path}: exists and is not a run folder; choose another --run.name")
-        if not config.run.overwrite:
-            raise InputError(
-                f"{path}: this run folder already exists; choose another --run.name, go on with it "
-                "(--resume) or replace it (--run.overwrite)"
-            )
-        shutil.rmtree(path)
+    if not path.exists():
+        return
+    if not path.is_dir() or not _is_run(path):
+        raise InputError(f"{path}: exists and is not a run folder; choose another --run.name")
+    if not config.run.overwrite:
+        raise InputError(
+            f"{path}: this run folder already exists; choose another --run.name, go on with it "
+            "(--resume) or replace it (--run.overwrite)"
+        )
+
+
+def claim(config: Config, resume: bool) -> Path:
+    """The run's folder, with the resolved config in it."""
+    path = config.path
+    if not resume:
+        check_free(config)
+        shutil.rmtree(path, ignore_errors=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from None
-    kept = msgspec.structs.replace(
-        config.run, overwrite=False
-    )  # a wish for this once, not for a next run
+    # a wish for this once, not for a next run
+    kept = msgspec.structs.replace(config.run, overwrite=False)
     write(path / "config.toml", msgspec.structs.replace(config, run=kept).to_toml())
     return path
 

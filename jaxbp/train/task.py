@@ -103,10 +103,3 @@ def make_score(net: Layer, loss: Loss) -> Callable[..., tuple[float, float, np.n
 
 def count_parameters(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def path_name(path: Any) -> str:
-    """A pytree path as a dotted name: `0.w`."""
-    return ".".join(
-        str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path
-    )

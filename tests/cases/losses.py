@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from jaxbp import SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jaxbp import LinearCrossEntropy, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from tests.proof import LossCase, normal
 
 
@@ -59,4 +59,21 @@ LOSS_CASES = [
     LossCase(SigmoidCrossEntropy(), (4, 3), shares(4, 3), scale=1e4),
     LossCase(SoftmaxCrossEntropy(), (4, 3), labels(3, 4), scale=1e4),
     LossCase(SoftmaxCrossEntropy(), (4, 3), soft(4, 3), scale=1e-4),
+    *(
+        LossCase(LinearCrossEntropy(**fields), shapes, target, scale, note)
+        for fields, shapes, target, scale, note in (
+            ({}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
+            ({"reduction": "sum"}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
+            ({}, ((5,), (5, 3)), labels(3), 1.0, "no-batch"),
+            ({}, ((1, 5), (5, 3)), labels(3, 1), 1.0, "batch-1"),
+            ({}, ((2, 4, 5), (5, 3)), labels(3, 2, 4), 1.0, "sequence"),
+            ({}, ((4, 1), (1, 3)), labels(3, 4), 1.0, "one-feature"),
+            ({}, ((4, 5), (5, 1)), labels(1, 4), 1.0, "one-class"),
+            ({}, ((4, 5), (5, 3)), soft(4, 3), 1.0, "soft"),
+            ({}, ((4, 5), (5, 3)), labels(3, 4), 1e-2, ""),
+            ({}, ((4, 5), (5, 3)), labels(3, 4), 1e2, ""),
+            ({"label_smoothing": 0.1}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
+            ({"ignore": -1}, ((4, 5), (5, 3)), with_ignored(3, 4), 1.0, ""),
+        )
+    ),
 ]

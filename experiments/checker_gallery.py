@@ -1,0 +1,173 @@
+"""How good is the gradient checker: planted faults found and named, right gradients left in peace.
+
+    python experiments/checker_gallery.py [--only NAME …] [--json FILE]
+
+Runs `jaxbp.check_gradients` over the gallery, and beside it `jax.test_util.check_grads`,
+`chex.assert_numerical_grads` and, where installed, `torch.autograd.gradcheck`, all with their defaults.
+The others say only that a gradient is wrong, so there is no column of causes for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxbp
+from jaxbp.check.correct import cases
+from jaxbp.check.gallery import exhibits
+
+Tester = Callable[[Callable[..., Any], tuple[Any, ...], Callable[..., Any]], None]
+
+
+def with_rule(fn: Callable[..., Any], hand: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with the hand-written gradient as its `custom_vjp`."""
+
+    @jax.custom_vjp
+    def ruled(*args: Any) -> Any:
+        return fn(*args)
+
+    def backward(args: Any, dy: Any) -> tuple[Any, ...]:
+        grads = hand(*args, dy)
+        return grads if isinstance(grads, tuple) else (grads,)
+
+    ruled.defvjp(lambda *args: (fn(*args), args), backward)
+    return ruled
+
+
+def jax_check_grads(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
+    from jax.test_util import check_grads
+
+    check_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+
+
+def chex_numerical(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
+    import chex
+
+    chex.assert_numerical_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+
+
+def torch_gradcheck(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
+    """As `torch.autograd.gradcheck` demands, in float64."""
+    import torch
+
+    class Ruled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            ctx.kept = [jnp.asarray(t.detach().numpy()) for t in tensors]
+            return torch.tensor(np.asarray(fn(*ctx.kept), np.float64))
+
+        @staticmethod
+        def backward(ctx: Any, *dy: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            grads = hand(*ctx.kept, jnp.asarray(dy[0].detach().numpy()))
+            grads = grads if isinstance(grads, tuple) else (grads,)
+            return tuple(None if g is None else torch.tensor(np.asarray(g, np.float64)) for g in grads)
+
+    tensors = [torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in args]
+    torch.autograd.gradcheck(Ruled.apply, tensors)
+
+
+def testers() -> dict[str, Tester]:
+    """What can be run here."""
+    found: dict[str, Tester] = {
+        "jax.test_util.check_grads": jax_check_grads,
+        "chex.assert_numerical_grads": chex_numerical,
+    }
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return found
+    return {**found, "torch.autograd.gradcheck": torch_gradcheck}
+
+
+def complains(tester: Tester, fn: Any, args: Any, hand: Any) -> bool:
+    """Whether a tester raises, for whatever reason."""
+    try:
+        tester(fn, args, hand)
+    except Exception:
+        return True
+    return False
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; exit 1 where a fault is missed or a right gradient is blamed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", help="names of exhibits")
+    parser.add_argument("--json", type=Path, help="write every result to a file")
+    parser.add_argument("--without-others", action="store_true", help="jaxbp's checker alone")
+    options = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    jax.config.update("jax_enable_x64", True)
+    others = {} if options.without_others else testers()
+    rows = [*_faults(options.only, others), *_right(options.only, others)]
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    return _summary(rows, list(others))
+
+
+def _faults(only: list[str] | None, others: dict[str, Tester]) -> Any:
+    for exhibit in exhibits():
+        if only and exhibit.name not in only:
+            continue
+        jax.clear_caches()
+        for label, (hand, causes) in exhibit.faults.items():
+            start = time.perf_counter()
+            report = jaxbp.check_gradients(exhibit.fn, *exhibit.args, gradient=hand)
+            row = {
+                "kind": "fault", "name": f"{exhibit.name}: {label}",
+                "alarm": not report.ok, "cause": report.cause,
+                "named": report.cause in causes, "seconds": time.perf_counter() - start,
+                "others": {n: complains(t, exhibit.fn, exhibit.args, hand) for n, t in others.items()},
+            }  # fmt: skip
+            mark = "named" if row["named"] else "found" if row["alarm"] else "MISSED"
+            print(f"{mark:<7} {row['name']:<58} {report.cause}", flush=True)
+            yield row
+
+
+def _right(only: list[str] | None, others: dict[str, Tester]) -> Any:
+    for name, (fn, args, hand) in cases().items():
+        if only and not name.startswith(tuple(only)):
+            continue
+        start = time.perf_counter()
+        report = jaxbp.check_gradients(fn, *args, gradient=hand)
+        print(f"{'quiet' if report.ok else 'ALARM':<7} {name:<58} {report.verdict}", flush=True)
+        yield {
+            "kind": "right", "name": name, "alarm": not report.ok, "cause": report.cause, "named": False,
+            "seconds": time.perf_counter() - start,
+            "others": {n: complains(t, fn, args, hand) for n, t in others.items()},
+        }  # fmt: skip
+
+
+def _summary(rows: list[dict[str, Any]], others: list[str]) -> int:
+    faults = [r for r in rows if r["kind"] == "fault"]
+    right = [r for r in rows if r["kind"] == "right"]
+    found, false = sum(r["alarm"] for r in faults), sum(r["alarm"] for r in right)
+    print(f"\n{'checker':<30} {'faults found':<16} {'right cause':<16} false alarms")
+    named = sum(r["named"] for r in faults)
+    shares = (_share(found, len(faults)), _share(named, len(faults)), _share(false, len(right)))
+    print(f"{'jaxbp.check_gradients':<30} {shares[0]:<16} {shares[1]:<16} {shares[2]}")
+    for name in others:
+        a, b = (sum(r["others"][name] for r in group) for group in (faults, right))
+        print(f"{name:<30} {_share(a, len(faults)):<16} {'-':<16} {_share(b, len(right))}")
+    seconds = sorted(r["seconds"] for r in rows) or [0.0]
+    print(f"\nseconds a check: median {seconds[len(seconds) // 2]:.1f}, largest {seconds[-1]:.1f}")
+    return 0 if found == len(faults) and not false else 1
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count}/{total} ({100 * count / total:.0f} %)" if total else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Right gradients on which a checker must be silent: three dtypes, and arguments hard on rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.gallery import exhibits
+
+Case = tuple[Any, tuple[Any, ...], Any]
+IN_ALL_DTYPES = (
+    "dense",
+    "shared weight",
+    "gelu",
+    "sigmoid",
+    "layer norm",
+    "rms norm",
+    "softmax",
+    "squared error",
+    "attention",
+    "recurrence",
+    "ode step",
+)
+
+
+def cases() -> dict[str, Case]:
+    """`name -> (fn, args, hand)`: every exhibit in float32, some in other dtypes, and hard ones."""
+    found: dict[str, Case] = {}
+    for exhibit in exhibits():
+        found[f"{exhibit.name} in float32"] = (exhibit.fn, exhibit.args, exhibit.hand)
+        for dtype in ("float64", "bfloat16") if exhibit.name in IN_ALL_DTYPES else ():
+            if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+                continue
+            args = jax.tree.map(lambda a, d=dtype: a.astype(d), exhibit.args)
+            found[f"{exhibit.name} in {dtype}"] = (exhibit.fn, args, exhibit.hand)
+    found.update(_hard())
+    return found
+
+
+def _hard() -> dict[str, Case]:
+    """Cancellation, saturation, tiny and huge values, and nearly constant rows."""
+    named = {exhibit.name: exhibit for exhibit in exhibits()}
+    base = jnp.asarray([[1.0, 2.0, -1.5, 0.3, 0.9], [0.2, -0.4, 1.1, 2.2, -3.0]], jnp.float32)
+
+    def changed(name: str, args: tuple[Any, ...]) -> Case:
+        return named[name].fn, args, named[name].hand
+
+    return {
+        "layer norm of nearly constant rows": changed(
+            "layer norm", (1000 + 1e-2 * base, jnp.ones(5), jnp.zeros(5))
+        ),
+        "layer norm of tiny values": changed("layer norm", (1e-4 * base, jnp.ones(5), jnp.zeros(5))),
+        "rms norm of huge values": changed("rms norm", (1e6 * base, jnp.ones(5))),
+        "softmax of logits far apart": changed("softmax", (40 * base,)),
+        "softmax far from 0": changed("softmax", (1e4 + base,)),
+        "cross-entropy of confident logits": changed(
+            "cross-entropy", (20 * jnp.sin(jnp.arange(24.0)).reshape(6, 4),)
+        ),
+        "saturated sigmoids": changed("sigmoid", (30 * base[:, :4], base[:, :4].T @ base)),
+        "a sum that cancels": (
+            lambda x: jnp.sum(x, axis=-1) ** 2,
+            (jnp.asarray([[1e4, -1e4, 1e-2], [3e3, 1e-3, -3e3]], jnp.float32),),
+            lambda x, g: (2 * jnp.sum(x, axis=-1) * g)[:, None] * jnp.ones_like(x),
+        ),
+        "a difference of large squares": (
+            lambda a, b: a * a - b * b,
+            (jnp.float32(10001.0) + base, jnp.float32(10000.0) + base),
+            lambda a, b, g: (2 * a * g, -2 * b * g),
+        ),
+        "the logarithm near 1": (
+            lambda x: jnp.log(x),
+            (1 + 1e-4 * jnp.abs(base),),
+            lambda x, g: g / x,
+        ),
+    }

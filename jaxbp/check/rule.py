@@ -1,0 +1,120 @@
+"""The rule under test, run in every way in which a rule can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.check.oracle import float64, traced
+from jaxbp.check.program import Program, is_float
+from jaxbp.check.target import Misfit, Target
+from jaxbp.layer import InputError, shape_text
+
+
+class RuleError(Exception):
+    """The rule raised, or JAX refused what it returned; the message is the original one."""
+
+
+class Rule:
+    """`target.rule` in flat lists: `(leaves, dy) -> cotangents`, `None` where the rule gives none."""
+
+    def __init__(self, target: Target):
+        self.target = target
+        self.output: Any = None
+        self.absent: list[bool] = [False] * len(target.leaves)
+        self.program: Program | None = None
+        self.jitted = jax.jit(self.flat)
+
+    def plain(self) -> list[Any]:
+        """The function's floating outputs; remembers the output's structure."""
+        target = self.target
+        try:
+            self.output = target.plain(*target.leaves)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{target.name}: the function itself raised {summary(error)}") from error
+        outputs = [jnp.asarray(y) for y in jax.tree.leaves(self.output) if is_float(jnp.asarray(y))]
+        if not outputs:
+            raise InputError(f"{target.name}: no output has a floating dtype, so there is no gradient")
+        return outputs
+
+    def cotangent(self, dy: Sequence[Any]) -> Any:
+        """The floating cotangents as a tree like the output (`float0` for the others)."""
+        flat, tree = jax.tree.flatten(self.output)
+        rest = iter(dy)
+        full = [
+            next(rest) if is_float(jnp.asarray(y)) else np.zeros(np.shape(y), jax.dtypes.float0)
+            for y in flat
+        ]
+        return jax.tree.unflatten(tree, full)
+
+    def first(self, leaves: Sequence[Any], dy: Sequence[Any]) -> tuple[Any, list[Any], list[Misfit]]:
+        """Un-jitted: `(y, cotangents, misfits)`. Raises `RuleError` with the original message."""
+        target = self.target
+        args = target.rebuild(leaves)
+        before = jax.tree.leaves(args)
+        try:
+            y, raw = target.walk(args, list(leaves), self.cotangent(dy))
+        except Exception as error:
+            raise RuleError(summary(error)) from error
+        after = jax.tree.leaves(args)
+        changed = len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True))
+        if target.kind in ("rule", "plain"):
+            cotangents, misfits = raw, []
+        else:
+            cotangents, misfits = target.align(raw)
+        if changed:
+            detail = "the rule changes its own arguments in place; make new values instead"
+            misfits.append(Misfit("", "nondeterministic", detail))
+        self.absent = [c is None for c in cotangents]
+        return y, cotangents, misfits
+
+    def forms(self, cotangents: Sequence[Any]) -> list[Misfit]:
+        """Where a cotangent's shape or dtype is not its argument's."""
+        found = []
+        for path, leaf, g in zip(self.target.paths, self.target.leaves, cotangents, strict=True):
+            if g is None:
+                continue
+            if not hasattr(g, "dtype") and not isinstance(g, float | int):
+                detail = f"{path}: expected an array like {shape_text(leaf)}, got a {type(g).__name__}"
+                found.append(Misfit(path, "structure", detail))
+            elif np.shape(g) != leaf.shape:
+                detail = f"{path}: expected shape {list(leaf.shape)}, got {list(np.shape(g))}"
+                found.append(Misfit(path, "shape", detail))
+            elif hasattr(g, "dtype") and g.dtype != leaf.dtype:
+                detail = f"{path}: expected dtype {leaf.dtype}, as the argument has, got {g.dtype}"
+                found.append(Misfit(path, "dtype", detail))
+        return found
+
+    def flat(self, leaves: Sequence[Any], dy: Sequence[Any]) -> list[Any]:
+        """The cotangents as arrays; 0 where the rule gives none."""
+        _, cotangents = self.target.rule(list(leaves), self.cotangent(dy))
+        return [
+            jnp.zeros_like(leaf) if g is None else jnp.asarray(g)
+            for g, leaf in zip(cotangents, leaves, strict=True)
+        ]
+
+    def widened(self, dy: Sequence[Any]) -> Any:
+        """The rule in float64, compiled, as `(leaves, dy) -> cotangents`; `None` if it "
+        "cannot be traced."""
+        count = len(self.target.leaves)
+        try:
+            with float64():
+                self.program = traced(
+                    lambda *v: self.flat(v[:count], v[count:]), [*self.target.leaves, *dy]
+                )
+        except Exception:
+            return None
+        run = self.program.run
+        return jax.jit(lambda leaves, dy: run([*leaves, *dy]))
+
+
+def summary(error: BaseException) -> str:
+    """`ValueError: the message`, with JAX's closing remarks left out."""
+    message = str(error).split("\n--------------------")[0].strip()
+    return f"{type(error).__name__}: {message}"

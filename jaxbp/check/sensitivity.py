@@ -1,0 +1,133 @@
+"""Is a test of gradients any good: plant faults in a right gradient, see which ones it lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.rule import Rule
+from jaxbp.check.sample import make_points
+from jaxbp.check.target import make_target
+from jaxbp.layer import InputError
+
+Test = Callable[[Callable[..., Any]], Any]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The planted faults (`"sign in params['w']"`) that a test `caught`, and those that it `missed`.
+
+    `rejects_truth` says that the test fails on the right gradient too, so that nothing it catches counts.
+    """
+
+    caught: list[str]
+    missed: list[str]
+    rejects_truth: bool = False
+
+    @property
+    def rate(self) -> float:
+        """The share of faults that the test caught; 0 where it also rejects the right gradient."""
+        total = len(self.caught) + len(self.missed)
+        return 0.0 if self.rejects_truth or not total else len(self.caught) / total
+
+    def __str__(self) -> str:
+        if self.rejects_truth:
+            return "the test rejects the right gradient too, so it cannot tell right from wrong"
+        head = (
+            f"the test caught {len(self.caught)} of {len(self.caught) + len(self.missed)} planted faults"
+        )
+        return "\n".join([head, *(f"  let through: {name}" for name in self.missed)])
+
+
+def _transposed(g: Any) -> Any:
+    return jnp.swapaxes(g, -1, -2) if g.ndim > 1 and g.shape[-1] == g.shape[-2] else None
+
+
+def _another(all_: list[Any], i: int) -> Any:
+    return next((h for k, h in enumerate(all_) if k != i and h.shape == all_[i].shape), None)
+
+
+def _waves(g: Any) -> Any:
+    return jnp.cos(jnp.arange(g.size, dtype=g.dtype)).reshape(g.shape)
+
+
+# fmt: off
+FAULTS: dict[str, Callable[[Any, list[Any], int], Any]] = {
+    "sign":          lambda g, all_, i: -g,
+    "scale 2":       lambda g, all_, i: 2 * g,
+    "scale 1.01":    lambda g, all_, i: g * jnp.asarray(1.01, g.dtype),
+    "zero":          lambda g, all_, i: jnp.zeros_like(g),
+    "transpose":     lambda g, all_, i: _transposed(g),
+    "flip":          lambda g, all_, i: jnp.flip(g, 0) if g.ndim and g.shape[0] > 1 else None,
+    "missing-rows":  lambda g, all_, i: g.at[-1].set(0) if g.ndim and g.shape[0] > 1 else None,
+    "one entry":     lambda g, all_, i: g.at[(0,) * g.ndim].multiply(-1) if g.size > 1 else None,
+    "missing-sum":   lambda g, all_, i: g / g.shape[0] if g.ndim and g.shape[0] > 1 else None,
+    "swapped":       lambda g, all_, i: _another(all_, i),
+    "noise":         lambda g, all_, i: g * (1 + 0.01 * _waves(g)),
+    "nan":           lambda g, all_, i: g.at[(0,) * g.ndim].set(jnp.nan),
+    "shape":         lambda g, all_, i: g[None],
+}
+# fmt: on
+
+
+def check_sensitivity(
+    target: Any, *args: Any, test: Test, gradient: Any = None, faults: Sequence[str] | None = None
+) -> Sensitivity:
+    """Plant faults of each class in `target`'s gradient and report which ones `test` would let through.
+
+    `target`, `args` and `gradient` are as in `check_gradients`. `test(fn)` is the user's own test: it
+    is called with a function of the differentiable arrays in `args` (flat, in order) whose reverse-mode
+    derivative carries a fault, and lets the fault through if it returns without raising and without
+    returning `False`. It is first called with the right gradient.
+    """
+    if not callable(test):
+        raise InputError(f"check_sensitivity: test must be a function, got {type(test).__name__}")
+    unknown = [name for name in faults or () if name not in FAULTS]
+    if unknown:
+        raise InputError(f"check_sensitivity: unknown fault {unknown[0]!r} (faults: {', '.join(FAULTS)})")
+    made = make_target(target, args, gradient)
+    rule = Rule(made)
+    outputs = rule.plain()
+    point = make_points(made.leaves, outputs, 1, 0, None, False)[0]
+    grads = rule.flat(made.leaves, [jnp.asarray(d) for d in point.dy])
+    if not passes(test, _planted(made.plain, rule, None, 0)):
+        return Sensitivity([], [], rejects_truth=True)
+    caught, missed = [], []
+    for name in faults or FAULTS:
+        for i, path in enumerate(made.paths):
+            if FAULTS[name](grads[i], grads, i) is None or not bool(jnp.any(grads[i] != 0)):
+                continue
+            seen = not passes(test, _planted(made.plain, rule, FAULTS[name], i))
+            (caught if seen else missed).append(f"{name} in {path}")
+    return Sensitivity(caught, missed)
+
+
+def passes(test: Test, fn: Callable[..., Any]) -> bool:
+    """Whether the test is content with this function."""
+    try:
+        return test(fn) is not False
+    except Exception:
+        return False
+
+
+def _planted(plain: Callable[..., Any], rule: Rule, fault: Any, i: int) -> Callable[..., Any]:
+    @jax.custom_vjp
+    def fn(*leaves: Any) -> Any:
+        return plain(*leaves)
+
+    def forward(*leaves: Any) -> Any:
+        return plain(*leaves), leaves
+
+    def backward(leaves: Any, dy: Any) -> Any:
+        flat = [d for d in jax.tree.leaves(dy) if d.dtype != jax.dtypes.float0]
+        grads = rule.flat(list(leaves), flat)
+        if fault is not None:
+            grads[i] = fault(grads[i], grads, i)
+        return tuple(grads)
+
+    fn.defvjp(forward, backward)
+    return fn

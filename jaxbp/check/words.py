@@ -1,0 +1,215 @@
+"""Edits in words: what is missing, at which line, and what to call it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbp.check import patterns
+from jaxbp.check.edits import Edge, Instead
+from jaxbp.check.oracle import float64
+from jaxbp.check.program import Constant, Editor, Op
+from jaxbp.check.report import Finding
+from jaxbp.check.sites import Sites
+
+if TYPE_CHECKING:
+    from jaxbp.check.verify import Case
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "div": ("the numerator of the division", "the denominator of the division"),
+    "sub": ("the first term of the subtraction", "the subtracted term"),
+    "add": ("the first term of the sum", "the second term of the sum"),
+    "add_any": ("the first term of the sum", "the second term of the sum"),
+    "mul": ("the first factor of the product", "the second factor of the product"),
+    "dot_general": ("the left factor of the matrix product", "the right factor of the matrix product"),
+    "conv_general_dilated": ("the image in the convolution", "the kernel in the convolution"),
+    "pow": ("the base of the power", "the exponent"),
+    "max": ("the first operand of the maximum", "the second operand of the maximum"),
+    "min": ("the first operand of the minimum", "the second operand of the minimum"),
+    "reduce_sum": ("the sum",),
+    "reduce_max": ("the maximum",),
+    "reduce_min": ("the minimum",),
+    "gather": ("the table that is looked up",),
+    "concatenate": tuple(f"part {n} of the concatenation" for n in range(8)),
+}
+
+
+def role(op: Op, k: int) -> str:
+    """`the denominator of the division`."""
+    known = ROLES.get(op.primitive.name, ())
+    if k < len(known):
+        return known[k]
+    return f"`{op.name}`" if len(op.inputs) == 1 else f"operand {k} of `{op.name}`"
+
+
+def at(op: Op) -> str:
+    """`at softmax.py:12, `return e / s``, with the library function it stands in."""
+    within = f", inside `{op.within}`" if op.within and op.kind != "rule" else ""
+    text = f": `{op.place.text}`" if op.place.text else ""
+    return f"at {op.place}{within}{text}"
+
+
+def source(op: Op) -> str:
+    return f"{op.place}: {op.place.text}" if op.place.text else str(op.place)
+
+
+def _origin(case: Case, sites: Sites, op: Op, k: int) -> str:
+    """What the operand is: an argument, or the result of an earlier operation (moves left out)."""
+    v: Any = op.inputs[k]
+    while isinstance(v, int) and v in sites.producer:
+        maker = sites.producer[v]
+        if maker.primitive.name not in (
+            "broadcast_in_dim",
+            "reshape",
+            "convert_element_type",
+            "squeeze",
+            "copy",
+        ):
+            return f"`{maker.name}` {at(maker)}"
+        v = maker.inputs[0]
+    inputs = case.oracle.program.scope.inputs
+    if v in inputs:
+        return f"the argument {case.paths[inputs.index(v)]}"
+    holder = sites.holder[id(op)]
+    return f"what the loop at {holder.place} carries or holds" if holder is not None else "an argument"
+
+
+def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> Finding:
+    """A weighted edge: missing (1), twice (-1), of the wrong sign (2), or scaled."""
+    op, k = choice.op, choice.operand
+    through = f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}"
+    origin = "" if choice.variable else f" (that operand comes from {_origin(case, sites, op, k)})"
+    weight = 1 - amount
+    near = 1e-3
+    evidence = {
+        "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
+        "operand": k, "weight": weight,
+    }  # fmt: skip
+    if abs(weight) < near:
+        cause, what = "missing-path", "the contribution that comes back through {} is missing"
+    elif abs(weight - 2) < near:
+        cause, what = "extra-path", "the contribution that comes back through {} is counted twice"
+    elif abs(weight + 1) < near:
+        cause, what = "sign", "the contribution that comes back through {} has the wrong sign"
+    else:
+        meaning = patterns.meaning_of(case, abs(weight))
+        known = f" ({meaning})" if meaning else ""
+        cause = "scale"
+        what = (
+            f"the contribution that comes back through {{}} is {weight:.6g} times what it should "
+            f"be{known}"
+        )
+        evidence["factor"] = weight
+    return Finding(names, cause, f"{names}: {what.format(through)}{origin}", evidence)
+
+
+def several(sites: Sites, chosen: list[tuple[Edge, float]], names: str) -> Finding:
+    """Several weighted edges at once."""
+    parts = []
+    for choice, amount in chosen:
+        weight = 1 - amount
+        what = "is missing" if abs(weight) < 1e-3 else f"counts {weight:.4g} times"
+        parts.append(f"the contribution through {role(choice.op, choice.operand)} {at(choice.op)} {what}")
+    gone = all(abs(amount - 1) < 1e-3 for _, amount in chosen)
+    twice = all(abs(amount + 1) < 1e-3 for _, amount in chosen)
+    turned = all(abs(amount - 2) < 1e-3 for _, amount in chosen)
+    cause = "missing-path" if gone else "extra-path" if twice else "sign" if turned else "missing-path"
+    evidence = {
+        "source": source(chosen[0][0].op), "sources": [source(c.op) for c, _ in chosen],
+        "weights": [1 - amount for _, amount in chosen],
+    }  # fmt: skip
+    return Finding(names, cause, f"{names}: " + ", and ".join(parts), evidence)
+
+
+def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, names: str) -> Finding:
+    """Some indices of an axis, or some turns of a loop, do not count as they should."""
+    op, gone = choice.op, np.flatnonzero(np.abs(weights) < 1e-4)
+    there = np.flatnonzero(seen & (np.abs(weights) >= 1e-4))
+    wrong = np.flatnonzero(np.abs(weights - 1) > 1e-3)
+    what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {role(op, choice.operand)}"
+    evidence = {"source": source(op), "weights": np.round(weights, 5).tolist()}
+    if len(gone) == len(wrong) and len(there) == 1 and len(weights) > 2:
+        detail = (
+            f"{names}: only {patterns.indices(there)} of {what} {at(op)} contributes: the sum over it "
+            f"is missing"
+        )
+        return Finding(names, "missing-sum", detail, evidence)
+    if len(gone) == len(wrong):
+        detail = f"{names}: the contribution of {patterns.indices(gone)} of {what} {at(op)} is missing"
+    else:
+        values = ", ".join(f"{w:.4g}" for w in weights[:8])
+        detail = (
+            f"{names}: the contributions along {what} {at(op)} are weighted {values} instead of 1 each"
+        )
+    return Finding(names, "missing-rows", detail, evidence)
+
+
+def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
+    """Another derivative in the place of the right one."""
+    op, cause = choice.op, choice.cause
+    evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
+    if cause in ("factor", "mask"):
+        return _factor(case, sites, choice, names, evidence)
+    if cause == "missing-path":
+        origin = _origin(case, sites, op, choice.operand)
+        through = role(op, choice.operand)
+        detail = (
+            f"{names}: the contributions of the other outputs are missing. Every entry stands "
+            f"in {through} "
+            f"{at(op)} (made by {origin}) of every output along the axis; only the path to "
+            f"its own output is "
+            "followed back, the off-diagonal of the Jacobian is dropped"
+        )
+        return Finding(names, cause, detail, evidence)
+    if choice.operand < 0 or op.primitive.name in ("reduce_max", "reduce_min"):
+        name = op.within or op.name
+        verb = (
+            "left out (as if of the identity)"
+            if choice.words == "of the identity"
+            else f"taken {choice.words}"
+        )
+        detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
+    else:
+        other = _origin(case, sites, op, 1 - choice.operand)
+        detail = (
+            f"{names}: the product {at(op)} is differentiated with {choice.words}, where its "
+            f"other factor, "
+            f"{other}, belongs"
+        )
+    return Finding(names, cause, detail, evidence)
+
+
+def _factor(case: Case, sites: Sites, choice: Instead, names: str, evidence: dict) -> Finding:
+    op, k = choice.op, choice.operand
+    if choice.cause == "mask":
+        detail = f"{names}: the mask of the selection {at(op)} is {choice.words}"
+        return Finding(names, "missing-rows", detail, evidence)
+    values = _value(case, op, 1 - k)
+    mask = values is not None and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
+    origin = _origin(case, sites, op, 1 - k)
+    detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
+    return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
+
+
+class _Catch(Editor):
+    def __init__(self, op: Op, k: int):
+        self.op, self.k, self.value = op, k, None
+
+    def operands(self, op: Op, values: list[Any]) -> list[Any]:
+        if op is self.op:
+            self.value = values[self.k]
+        return values
+
+
+def _value(case: Case, op: Op, k: int) -> np.ndarray | None:
+    """The value of an operand at the given point, where it can be seen (outside of loops)."""
+    if isinstance(op.inputs[k], Constant):
+        return np.asarray(op.inputs[k].value, np.float64)
+    catch = _Catch(op, k)
+    with float64():
+        case.oracle.program.run(case.points[0][0], catch)
+    try:
+        return np.asarray(catch.value, np.float64)
+    except Exception:
+        return None

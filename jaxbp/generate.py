@@ -1,0 +1,113 @@
+"""Text from a network, one token after another, each computed once.
+
+A network is turned into a step by its parts. Layers that look at other places of a sequence write two
+methods of their own, `start(params, batch, length, dtype) -> cache` and `advance(params, cache, x) ->
+(y, cache)` (`Attention` keeps keys and values, recurrent layers their state, positions a count);
+every other leaf sees one place at a time anyway and is simply called. The combinators are walked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack, Tied
+from jaxbp.layer import InputError, Layer, PyTree, is_leaf
+
+
+def start(layer: Layer, params: PyTree, batch: int, length: int, dtype: Any) -> PyTree:
+    """An empty cache for `batch` sequences of up to `length` tokens."""
+    if isinstance(layer, Chain | Branch):
+        parts = layer.layers if isinstance(layer, Chain) else layer.bodies
+        pairs = zip(parts, _own(layer, params), strict=True)
+        return tuple(start(part, p, batch, length, dtype) for part, p in pairs)
+    if isinstance(layer, Residual):
+        return start(layer.body, params, batch, length, dtype)
+    if isinstance(layer, Stack):
+        return jax.vmap(lambda p: start(layer.body, p, batch, length, dtype))(params)
+    if not is_leaf(layer):
+        raise InputError(f"{type(layer).__name__}: does not know how to go on token by token")
+    own = getattr(layer, "start", None)
+    return own(params, batch, length, dtype) if own else ()
+
+
+def advance(layer: Layer, params: PyTree, cache: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    """`(y, cache)` for the next places `x` of every sequence: what `layer` returns there."""
+    if isinstance(layer, Chain):
+        caches = []
+        for part, p, c in zip(layer.layers, _own(layer, params), cache, strict=True):
+            x, new = advance(part, p, c, x)
+            caches.append(new)
+        return x, tuple(caches)
+    if isinstance(layer, Residual):
+        y, cache = advance(layer.body, params, cache, x)
+        return jax.tree.map(jnp.add, x, y), cache
+    if isinstance(layer, Branch):
+        parts = zip(layer.bodies, params, cache, strict=True)
+        ys, caches = zip(*(advance(body, p, c, x) for body, p, c in parts), strict=True)
+        return MERGES[layer.merge].join(ys)[0], caches
+    if isinstance(layer, Stack):
+
+        def step(h: PyTree, part: Any) -> tuple[PyTree, PyTree]:
+            return advance(layer.body, part[0], part[1], h)
+
+        return jax.lax.scan(step, x, (params, cache))
+    own = getattr(layer, "advance", None)
+    return own(params, cache, x) if own else (layer(params, x), cache)
+
+
+def make_generator(
+    net: Layer, length: int, temperature: float | int = 1.0, top: int | None = None
+) -> Callable[..., Array]:
+    """`generate(params, prompt, key) -> ids`, compiled: `[batch, n]` continued to `[batch, length]`.
+
+    Tokens are drawn from `softmax(logits / temperature)`, among the `top` likeliest if given;
+    `temperature=0` takes the likeliest. The prompt runs through the network at once and fills the cache;
+    after that, every token costs one step of a loop. Raises `InputError` for an empty prompt, one that
+    leaves no room, a negative temperature, and layers that need the whole sequence.
+    """
+    if temperature < 0:
+        raise InputError(f"temperature: expected at least 0, got {temperature}")
+    if top is not None and top < 1:
+        raise InputError(f"top: expected a positive integer, got {top}")
+
+    @jax.jit
+    def generate(params: PyTree, prompt: Array, key: Any) -> Array:
+        batch, given = prompt.shape
+        if not 0 < given < length:
+            raise InputError(f"prompt: expected 1 … {length - 1} tokens, got {given}")
+        dtype = jax.tree.leaves(params)[0].dtype
+        logits, cache = advance(net, params, start(net, params, batch, length, dtype), prompt)
+        draw = partial(_draw, temperature=temperature, top=top)
+
+        def step(state: Any, k: Any) -> tuple[Any, Array]:
+            cache, token = state
+            logits, cache = advance(net, params, cache, token[:, None])
+            token = draw(logits[:, -1], k).astype(prompt.dtype)
+            return (cache, token), token
+
+        keys = jax.random.split(key, length - given)
+        first = draw(logits[:, -1], keys[0]).astype(prompt.dtype)
+        _, rest = jax.lax.scan(step, (cache, first), keys[1:])
+        return jnp.concatenate([prompt, first[:, None], rest.T], axis=1)
+
+    return generate
+
+
+def _draw(logits: Array, key: Any, temperature: float | int, top: int | None) -> Array:
+    if top is not None and top < logits.shape[-1]:
+        least = jax.lax.top_k(logits, top)[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    return jax.random.categorical(key, logits.astype(jnp.float32) / temperature)
+
+
+def _own(layer: Layer, params: PyTree) -> PyTree:
+    """What each part of a combinator works with."""
+    return (*params[:-1], params[0]) if isinstance(layer, Tied) else params

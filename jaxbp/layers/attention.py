@@ -1,0 +1,349 @@
+"""Attention: every place of a sequence reads from every other, weighted by how well they fit.
+
+Letters: `B` batch (any leading axes), `T` queries, `S` keys, `I` input features, `H` heads, `K` key
+and value heads (`H = K G`, each serving a group of `G` heads), `D` features of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxbp.compose import add_errors
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, Train, require_floating, shape_text
+from jaxbp.layers.dense import initializer
+from jaxbp.layers.embedding import rotate
+from jaxbp.precision import Precision, matmul, wide
+
+
+@dataclass(frozen=True, repr=False)
+class Attention(Layer):
+    """Multi-head scaled dot-product attention. `[..., T, I] -> [..., T, I]`.
+
+    `x` is an array (self-attention), a pair `(x, memory)` of `[..., T, I]` and `[..., S, J]`
+    (cross-attention), or a dict with `x` and any of `memory` and `mask`; `dx` is the same, with `None`
+    for the mask. The mask is boolean, `[..., S]` (which keys exist: padding) or `[..., T, S]` (which
+    query may see which key). Forward, with `m` for the memory or `x` itself:
+
+        1  q = x w_q + b_q,  k = m w_k + b_k,  v = m w_v + b_v      split into heads; q, k turned (rotary)
+        2  s_ij = Σ_d q_id k_jd / √D                                [..., K, G, T, S]
+        3  p_ij = e^{s_ij} / Σ_{j' seen} e^{s_ij'}                  0 where i may not see j
+        4  o_i  = Σ_j p̃_ij v_j                                      p̃: p, or p after dropout
+        5  y    = o w_o + b_o                                       heads joined
+
+    A row that sees no key at all is `p = 0`, so its output is `b_o` and it sends no error back.
+    Backward visits the passes in reverse; each line is the pull of the pass with its number:
+
+        5  ∂L/∂o    = ∂L/∂y w_oᵀ
+        4  ∂L/∂p̃_ij = Σ_d ∂L/∂o_id v_jd,    ∂L/∂v_j = Σ_i p̃_ij ∂L/∂o_i     (summed over the group)
+        3  ∂L/∂s_ij = p_ij (∂L/∂p_ij - Σ_j' ∂L/∂p_ij' p_ij')               softmax: all paths of a row
+        2  ∂L/∂q_i  = Σ_j ∂L/∂s_ij k_j / √D,    ∂L/∂k_j = Σ_i ∂L/∂s_ij q_i / √D
+        1  ∂L/∂x    = ∂L/∂q w_qᵀ,    ∂L/∂m = ∂L/∂k w_kᵀ + ∂L/∂v w_vᵀ        one sum where m is x
+
+    and `gradient` meets each of the four errors with what its product saw: `∂L/∂w_q = Σ xᵀ ∂L/∂q`,
+    `∂L/∂w_k = Σ mᵀ ∂L/∂k`, `∂L/∂w_v = Σ mᵀ ∂L/∂v`, `∂L/∂w_o = Σ oᵀ ∂L/∂y`; a bias meets a 1. Keys have a
+    bias with rotary only: without it, `b_k` adds one number to all scores of a row, which the softmax
+    ignores, so that its gradient would be 0 for ever.
+
+    Keeps `x`, `m`, `q`, `k`, `v`, `p`, `o`, and which entries dropout kept. `p` is zero wherever a mask
+    hides, so no mask is kept. It is the one thing that grows with `T S`; keeping it saves the way back
+    the products of pass 2 and the softmax.
+
+    `causal`: query `i` sees keys `j ≤ i`. `window = n`: only keys less than `n` places away.
+    `kv_heads`: fewer key and value heads than heads (grouped queries; 1 is multi-query). `rotary`:
+    turn `q` and `k` by their places (`PositionEmbedding`), with `base`. `dropout`: of `p`, in
+    training. `head_features`: `D`, by default `I / heads`. `output_initializer`: for `w_o`, if not
+    the same. Scores and softmax run in float32 at least, products in the dtype of `x` or
+    `precision.compute`.
+
+    Parameters `w_q: [I, H D]`, `w_k, w_v: [J, K D]`, `w_o: [H D, I]` and, with `bias`, `b_q, b_v,
+    b_o` (and `b_k`). Raises `InputError` for sizes that do not divide, shapes that do not fit, and
+    dropout without a key. Sources: Vaswani et al. 2017; grouped queries Ainslie et al. 2023; rotary
+    Su et al. 2021.
+    """
+
+    heads: int
+    causal: bool = False
+    kv_heads: int | None = None
+    window: int | None = None
+    rotary: bool = False
+    dropout: float = 0.0
+    bias: bool = True
+    head_features: int | None = None
+    base: float = 10000.0
+    initializer: str | Callable[..., Any] = "glorot"
+    output_initializer: str | Callable[..., Any] | None = None
+    precision: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "kv_heads", "window", "head_features"):
+            value = getattr(self, name)
+            required = name == "heads"
+            if (value is None and required) or (value is not None and value < 1):
+                raise InputError(f"Attention: {name} must be a positive integer, got {value!r}")
+        if self.heads % (self.kv_heads or self.heads):
+            raise InputError(f"Attention: {self.kv_heads} kv_heads do not divide {self.heads} heads")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"Attention: dropout must be in [0, 1), got {self.dropout}")
+        initializer(self.initializer)
+        initializer(self.output_initializer or self.initializer)
+
+    # --- parameters -----------------------------------------------------------------------------
+
+    def init(self, key: Any, x: Any) -> Any:
+        inputs, memory, _ = self._parts(x)
+        size, kv_heads = self._head_size(inputs.shape[-1]), self.kv_heads or self.heads
+        dtype = jnp.dtype(self.precision.params or inputs.dtype)
+        make = dict.fromkeys("qkv", initializer(self.initializer))
+        make["o"] = initializer(self.output_initializer or self.initializer)
+        wide_q, wide_kv = self.heads * size, kv_heads * size
+        shapes = {
+            "q": (inputs.shape[-1], wide_q),
+            "k": (memory.shape[-1], wide_kv),
+            "v": (memory.shape[-1], wide_kv),
+            "o": (wide_q, inputs.shape[-1]),
+        }
+        keys = dict(zip(shapes, jax.random.split(key, 4), strict=True))
+        params = {f"w_{name}": make[name](keys[name], shape, dtype) for name, shape in shapes.items()}
+        if self.bias:
+            params |= {f"b_{n}": jnp.zeros(shapes[n][1], dtype) for n in shapes if self._has_bias(n)}
+        return params
+
+    def _has_bias(self, name: str) -> bool:
+        return self.bias and (name != "k" or self.rotary)
+
+    # --- forward --------------------------------------------------------------------------------
+
+    def forward(self, params: Any, x: Any, mode: Mode = Eval()) -> tuple[Array, Any]:
+        inputs, memory, mask = self._parts(x, params)
+        dtype = jnp.dtype(self.precision.compute or inputs.dtype)
+        form = Static((_form(x), inputs.dtype, memory.dtype))
+        x_, m = inputs.astype(dtype), None if memory is inputs else memory.astype(dtype)
+        q, k, v = self._project(params, x_, x_ if m is None else m)  # 1
+        seen = self._seen(q.shape[-2], k.shape[-2], mask)
+        p = _softmax(self._scores(q, k), seen).astype(dtype)  # 2, 3
+        kept = self._draw(p.shape, mode)
+        o = self._read(p if kept is None else self._drop(p, kept), v)  # 4
+        y = self._out(params, o)  # 5
+        y = y.astype(self.precision.output or inputs.dtype)
+        saved = {"x": x_, "memory": m, "q": q, "k": k, "v": v, "p": p, "o": o, "kept": kept, "form": form}
+        return y, saved
+
+    def _project(self, params: Any, x: Array, m: Array, past: Any = 0) -> tuple[Array, Array, Array]:
+        """Pass 1: `q: [..., K, G, T, D]` and `k, v: [..., K, S, D]`, in the dtype of `x`."""
+
+        def product(name: str, a: Array) -> Array:
+            y = matmul(a, params[f"w_{name}"].astype(a.dtype))
+            if self._has_bias(name):
+                y = y + jnp.broadcast_to(params[f"b_{name}"].astype(y.dtype), y.shape)
+            return y.astype(a.dtype)
+
+        kv_heads = self.kv_heads or self.heads
+        q = _split(product("q", x), kv_heads, self.heads // kv_heads)
+        k, v = _split(product("k", m), kv_heads), _split(product("v", m), kv_heads)
+        if self.rotary:
+            q = rotate(q, past + _places(q.shape[-2]), self.base)
+            k = rotate(k, past + _places(k.shape[-2]), self.base)
+        return q, k, v
+
+    def _scores(self, q: Array, k: Array) -> Array:
+        """Pass 2: `s: [..., K, G, T, S]`, wide."""
+        return _einsum("...kgtd,...ksd->...kgts", q, k) / math.sqrt(q.shape[-1])
+
+    def _read(self, p: Array, v: Array) -> Array:
+        """Pass 4, and the heads joined: `o: [..., T, H D]`."""
+        return _join(_einsum("...kgts,...ksd->...kgtd", p, v).astype(v.dtype))
+
+    def _out(self, params: Any, o: Array) -> Array:
+        """Pass 5: `y: [..., T, I]`, wide."""
+        y = matmul(o, params["w_o"].astype(o.dtype))
+        return y + jnp.broadcast_to(params["b_o"].astype(y.dtype), y.shape) if self.bias else y
+
+    def _seen(self, queries: int, keys: int, mask: Any, past: Any = 0) -> Any:
+        """Which query may see which key, broadcastable to `[..., K, G, T, S]`; `None` for all."""
+        ahead = _places(keys)[None, :] - (past + _places(queries))[:, None]
+        seen = None
+        if self.causal:
+            seen = ahead <= 0
+        if self.window is not None:
+            near = jnp.abs(ahead) < self.window
+            seen = near if seen is None else seen & near
+        if mask is None:
+            return seen
+        mask = jnp.expand_dims(mask, (-3, -4))
+        return mask if seen is None else mask & jnp.broadcast_to(seen, (*mask.shape[:-2], *seen.shape))
+
+    def _draw(self, shape: tuple[int, ...], mode: Mode) -> Any:
+        if not isinstance(mode, Train) or not self.dropout:
+            return None
+        if mode.key is None:
+            raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
+        return jax.random.bernoulli(mode.key, 1 - self.dropout, shape)
+
+    def _drop(self, p: Array, kept: Array) -> Array:
+        return jnp.where(kept, p / (1 - self.dropout), 0)
+
+    # --- backward -------------------------------------------------------------------------------
+
+    def pull(self, params: Any, saved: Any, dy: Array) -> tuple[Any, Any]:
+        q, k, v, p, kept = (saved[name] for name in ("q", "k", "v", "p", "kept"))
+        dtype, kv_heads = p.dtype, k.shape[-3]
+        dy = dy.astype(dtype)
+        # 5: y = o w_o
+        do = matmul(dy, params["w_o"].T.astype(dtype)).astype(dtype)
+        do = _split(do, kv_heads, self.heads // kv_heads)
+        # 4: o = p̃ v
+        dp = _einsum("...kgtd,...ksd->...kgts", do, v)
+        dv = _einsum("...kgts,...kgtd->...ksd", p if kept is None else self._drop(p, kept), do)
+        dp = dp if kept is None else self._drop(dp, kept)
+        # 3: p = softmax(s)
+        wide_p = p.astype(dp.dtype)
+        ds = wide_p * (dp - jnp.sum(dp * wide_p, axis=-1, keepdims=True))
+        # 2: s = q kᵀ / √D
+        ds = (ds / math.sqrt(q.shape[-1])).astype(dtype)
+        dq = _einsum("...kgts,...ksd->...kgtd", ds, k)
+        dk = _einsum("...kgts,...kgtd->...ksd", ds, q)
+        # 1: q, k, v = x w_q, m w_k, m w_v
+        if self.rotary:
+            dq = rotate(dq, -_places(dq.shape[-2]), self.base)
+            dk = rotate(dk, -_places(dk.shape[-2]), self.base)
+        errors = {"q": _join(dq), "k": _join(dk[..., None, :, :]), "v": _join(dv[..., None, :, :])}
+        errors = {name: error.astype(dtype) for name, error in errors.items()}
+        down = {
+            name: matmul(error, params[f"w_{name}"].T.astype(dtype)) for name, error in errors.items()
+        }
+        dmemory = add_errors(down["k"], down["v"])
+        return _like(saved["form"].value, down["q"], dmemory), {**errors, "o": dy}
+
+    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+        x, o = saved["x"], saved["o"]
+        m = x if saved["memory"] is None else saved["memory"]
+        grads = {}
+        for name, met in {"q": x, "k": m, "v": m, "o": o}.items():
+            error = delta[name].reshape(-1, delta[name].shape[-1])
+            grads[f"w_{name}"] = matmul(met.reshape(-1, met.shape[-1]).T, error)
+            if self._has_bias(name):
+                grads[f"b_{name}"] = jnp.sum(error, axis=0, dtype=wide(error.dtype))
+        return {name: g.astype(params[name].dtype) for name, g in grads.items()}
+
+    # --- decoding -------------------------------------------------------------------------------
+
+    def start(self, params: Any, batch: int, length: int, dtype: Any) -> Any:
+        """Decoding: room for the keys and values of `length` places, and how many are filled."""
+        if not self.causal:
+            raise InputError(f"{self}: only causal attention can decode one place after another")
+        kv_heads = self.kv_heads or self.heads
+        room = (batch, kv_heads, length, params["w_k"].shape[1] // kv_heads)
+        dtype = jnp.dtype(self.precision.compute or dtype)
+        return jnp.zeros(room, dtype), jnp.zeros(room, dtype), jnp.zeros((), jnp.int32)
+
+    def advance(self, params: Any, cache: Any, x: Array) -> tuple[Array, Any]:
+        """Decoding: further places read from the keys and values so far (and their own)."""
+        keys, values, past = cache
+        x_ = x.astype(keys.dtype)
+        q, k, v = self._project(params, x_, x_, past)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, k, past, axis=-2)
+        values = jax.lax.dynamic_update_slice_in_dim(values, v, past, axis=-2)
+        p = _softmax(self._scores(q, keys), self._seen(q.shape[-2], keys.shape[-2], None, past))
+        y = self._out(params, self._read(p.astype(values.dtype), values))
+        return y.astype(self.precision.output or x.dtype), (keys, values, past + x.shape[-2])
+
+    # --- input ----------------------------------------------------------------------------------
+
+    def _head_size(self, features: int) -> int:
+        if self.head_features is None and features % self.heads:
+            raise InputError(f"{self}: {self.heads} heads do not divide {features} features")
+        size = self.head_features or features // self.heads
+        if self.rotary and size % 2:
+            raise InputError(f"{self}: rotary needs an even number of features a head, got {size}")
+        return size
+
+    def _parts(self, x: Any, params: Any = None) -> tuple[Any, Any, Any]:
+        """`(x, memory, mask)`, with their shapes checked; the memory is `x` itself if none is given."""
+        parts = _named(x)
+        if "x" not in parts or set(parts) - {"x", "memory", "mask"}:
+            raise InputError(f"{self}: expected x, memory and mask, got {', '.join(sorted(parts))}")
+        inputs, mask = parts["x"], parts.get("mask")
+        memory = parts.get("memory", inputs)
+        for name, a in (("x", inputs), ("memory", memory)):
+            require_floating(a, f"{self}: {name}")
+            if len(a.shape) < 2 or a.shape[:-2] != inputs.shape[:-2]:
+                raise InputError(f"{self}: expected {name} as [..., time, features], got {shape_text(a)}")
+            w = None if params is None else params["w_q" if name == "x" else "w_k"]
+            if w is not None and w.shape[0] != a.shape[-1]:
+                raise InputError(
+                    f"{self}: expected {w.shape[0]} features in the last axis of {name}, "
+                    f"got {a.shape[-1]}"
+                )
+        return inputs, memory, self._check_mask(inputs, memory, mask)
+
+    def _check_mask(self, x: Any, memory: Any, mask: Any) -> Bool[Array, "*dims"] | None:
+        """The mask as `[..., T or 1, S]`."""
+        if mask is None:
+            return None
+        keys, pairs = memory.shape[:-1], (*x.shape[:-1], memory.shape[-2])
+        if mask.dtype != jnp.bool_ or mask.shape not in (keys, pairs):
+            raise InputError(
+                f"{self}: expected a boolean mask of shape {list(keys)} or {list(pairs)}, "
+                f"got {shape_text(mask)}"
+            )
+        return jnp.expand_dims(mask, -2) if mask.shape == keys else mask
+
+
+def _places(count: int) -> Array:
+    return jnp.arange(count, dtype=jnp.int32)
+
+
+def _einsum(formula: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(formula, a, b, preferred_element_type=wide(a.dtype))
+
+
+def _softmax(s: Array, seen: Any) -> Array:
+    """Pass 3 over the entries that are seen; a row without any is 0."""
+    if seen is None:
+        return jax.nn.softmax(s, axis=-1)
+    seen = jnp.broadcast_to(seen, s.shape)
+    top = jnp.max(s, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
+    e = jnp.where(seen, jnp.exp(s - jnp.where(jnp.isfinite(top), top, 0)), 0)
+    total = jnp.sum(e, axis=-1, keepdims=True)
+    return e / jnp.where(total > 0, total, 1)
+
+
+def _split(a: Array, *heads: int) -> Array:
+    """`[..., T, (heads) D] -> [..., heads, T, D]`."""
+    a = a.reshape(*a.shape[:-1], *heads, -1)
+    return jnp.moveaxis(a, -2 - len(heads), -2)
+
+
+def _join(a: Array) -> Array:
+    """`[..., K, G, T, D] -> [..., T, K G D]`."""
+    a = jnp.moveaxis(a, -2, -4)
+    return a.reshape(*a.shape[:-3], -1)
+
+
+def _named(x: Any) -> dict[str, Any]:
+    """The three forms of `x` as one."""
+    if isinstance(x, dict):
+        return x
+    return dict(zip(("x", "memory"), x, strict=True)) if isinstance(x, tuple | list) else {"x": x}
+
+
+def _form(x: Any) -> tuple[Any, tuple[str, ...]]:
+    return type(x) if isinstance(x, tuple | list | dict) else None, tuple(_named(x))
+
+
+def _like(form: Any, dx: Array, dmemory: Array) -> Any:
+    """The errors in the form that `x` had."""
+    (kind, names), dtype, memory_dtype = form
+    if "memory" not in names:
+        dx = add_errors(dx, dmemory)
+    errors = {"x": dx.astype(dtype), "memory": dmemory.astype(memory_dtype), "mask": None}
+    if kind is None:
+        return errors["x"]
+    return {n: errors[n] for n in names} if kind is dict else kind(errors[n] for n in names)

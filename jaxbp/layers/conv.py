@@ -1,0 +1,371 @@
+"""Convolution, the error to its input and the error to its kernel, each by hand.
+
+`y` at output position `o` and feature `f` is a sum over taps `k` and input channels `c` (dimension
+letters: `n` example, `i` input position, `o` output position, `k` tap, `c` channel, `f` feature; `i`,
+`o`, `k` stand for one index per spatial axis):
+
+    y[n,o,f] = Σ_k Σ_c x[n, s o + d k - p, c] w[k,c,f] + b[f]
+
+(as everywhere in deep learning, this is a correlation: the kernel is not turned round). With
+`δ = ∂L/∂y`, and each of `x`, `w`, `b` followed to every `y` in which it stands:
+
+    ∂L/∂w[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] δ[n,o,f]        tap by tap, δ meets what the tap saw
+    ∂L/∂b[f]     = Σ_n Σ_o δ[n,o,f]
+    ∂L/∂x[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f δ[n,o,f] w[k,c,f]
+
+`kernel_error` is the first line as it stands: for each tap a strided slice of `x` and one matrix product
+that sums over `n` and `o`. `spread` is the third. For stride 1, `o = i + p - d k`, which is again a
+correlation, of `δ` with the kernel turned round. For a stride `s > 1`, the positions `i + p = s j + r`
+fall into `s` phases `r`. A tap `k` looks at phase `r` only where `d k = s m + r` for an integer `m`; then
+`o = j - m`, so that *each phase is a correlation of stride 1* with the taps that belong to it, and the
+phases are interleaved at the end. With `t = gcd(s, d)` those taps are `k₀, k₀ + s/t, k₀ + 2s/t, …`, and
+`m` grows by `d/t` from each to the next: a dilation of `d/t`. Where a phase has no taps (stride > kernel)
+no output looked, and its error is 0. Nothing is multiplied by the zeros of a stretched `δ`.
+
+With `groups = G`, channels and features fall into `G` blocks, and block `g` of `y` sees only block `g` of
+`x`: every sum over `c` or `f` above runs within a block. `G = channels` is a depthwise convolution.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import gcd, prod
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating
+from jaxbp.layers.dense import initializer
+from jaxbp.layers.windows import Window, explicit, per_axis, window
+from jaxbp.precision import Precision, wide
+
+
+def _correlate(
+    x: Array, w: Array, stride: Sequence[int], padding: Any, dilation: Sequence[int], groups: int
+) -> Array:
+    """`[n, *in, c], [*taps, c/G, f] -> [n, *out, f]`, accumulated and returned wide."""
+    axes = "DHW"[-len(stride) :]
+    return lax.conv_general_dilated(
+        x,
+        w,
+        tuple(stride),
+        tuple(padding),
+        rhs_dilation=tuple(dilation),
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=groups,
+        preferred_element_type=wide(x.dtype),
+    )
+
+
+def correlate(x: Array, w: Array, win: Window, groups: int) -> Array:
+    """`y[n,o,f] = Σ_{k,c} x[n, s o + d k - p, c] w[k,c,f]`."""
+    return _correlate(x, w, win.stride, win.padding, win.dilation, groups)
+
+
+def swap_channels(w: Array, groups: int) -> Array:
+    """`w[k, c/G, f] -> w[k, f/G, c]`: channels and features exchanged within each group."""
+    *taps, inner, features = w.shape
+    blocks = w.reshape(*taps, inner, groups, features // groups)
+    return jnp.swapaxes(blocks, -1, -3).reshape(*taps, features // groups, groups * inner)
+
+
+def spread(d: Array, w: Array, win: Window, groups: int) -> Array:
+    """`e[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f d[n,o,f] w[k,c,f]`, phase by phase."""
+    turned = jnp.flip(swap_channels(w, groups), axis=tuple(range(len(win.taps))))
+    # positions i + p = s (j + first) + r, where i = 0 has j = 0: `skip` of them are before i = 0
+    first = [before // s for (before, _), s in zip(win.padding, win.stride, strict=True)]
+    skip = [before % s for (before, _), s in zip(win.padding, win.stride, strict=True)]
+    lengths = [-(-(n + k) // s) for n, k, s in zip(win.size, skip, win.stride, strict=True)]
+    parts = [_phase(d, turned, r, first, lengths, win, groups) for r in product(*map(range, win.stride))]
+    n, channels, a = d.shape[0], turned.shape[-1], len(win.stride)
+    both = jnp.stack(parts, axis=1).reshape(n, *win.stride, *lengths, channels)
+    # [n, r₁, r₂, j₁, j₂, c] -> [n, j₁, r₁, j₂, r₂, c] -> [n, s₁ j₁ + r₁, s₂ j₂ + r₂, c]
+    order = [0, *(axis for i in range(a) for axis in (1 + a + i, 1 + i)), 1 + 2 * a]
+    whole = [j * s for j, s in zip(lengths, win.stride, strict=True)]
+    full = jnp.transpose(both, order).reshape(n, *whole, channels)
+    ends = [k + size for k, size in zip(skip, win.size, strict=True)]
+    return lax.slice(full, (0, *skip, 0), (n, *ends, channels))
+
+
+def _phase(
+    d: Array,
+    turned: Array,
+    r: Sequence[int],
+    first: Sequence[int],
+    lengths: Sequence[int],
+    win: Window,
+    groups: int,
+) -> Array:
+    """`Σ_{k in the phase} d[n, j + first - m(k), :] w[k]` for `0 ≤ j < lengths`."""
+    picks, paddings, dilations = [], [], []
+    for axis, (s, dil, taps) in enumerate(zip(win.stride, win.dilation, win.taps, strict=True)):
+        step = dil // gcd(s, dil)
+        mine = [k for k in range(taps) if (dil * k - r[axis]) % s == 0]
+        if not mine:
+            return jnp.zeros((d.shape[0], *lengths, turned.shape[-1]), wide(d.dtype))
+        m = (dil * mine[0] - r[axis]) // s - first[axis]
+        # in the turned kernel tap k stands at taps - 1 - k, so the phase's last tap comes first
+        picks.append(slice(taps - 1 - mine[-1], taps - mine[0], s // gcd(s, dil)))
+        before = m + step * (len(mine) - 1)
+        paddings.append((before, lengths[axis] - m - d.shape[1 + axis]))
+        dilations.append(step)
+    return _correlate(d, turned[tuple(picks)], (1,) * len(r), paddings, dilations, groups)
+
+
+def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
+    """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`: one matrix product a tap and group."""
+    rows = x.shape[0] * prod(win.count)
+    d_blocks = d.reshape(rows, groups, -1)
+
+    def tap(seen: Array) -> Array:
+        x_blocks = seen.reshape(rows, groups, -1)
+        return jnp.einsum(
+            "ngc,ngf->cgf", x_blocks, d_blocks, preferred_element_type=wide(x.dtype)
+        ).reshape(x_blocks.shape[-1], d.shape[-1])
+
+    blocks = jnp.stack([tap(seen) for seen in win.looks(win.padded(x))])
+    return blocks.reshape(*win.taps, *blocks.shape[1:])
+
+
+class _Convolution(Layer):
+    """What `Conv` and `ConvTranspose` share: hyper-parameters, parameters, shapes and checks."""
+
+    features: int
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
+    padding: Any
+    dilation: int | tuple[int, ...]
+    groups: int
+    bias: bool
+    initializer: str | Callable[..., Any]
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in ("features", "groups"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: {field} must be a positive integer, got {value!r}")
+        if self.features % self.groups:
+            raise InputError(
+                f"{name}: features must be divisible by groups, got {self.features} and {self.groups}"
+            )
+        for field in ("kernel", "stride", "dilation", "padding"):  # lists would not be hashable
+            value = getattr(self, field)
+            if isinstance(value, list | tuple):
+                value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
+                object.__setattr__(self, field, value)
+        if not 1 <= self._axes <= 3:
+            raise InputError(f"{name}: expected a kernel of 1 to 3 sizes, got {self.kernel!r}")
+        _ = self._taps, self._strides, self._dilations  # each raises where it is wrong
+        explicit(self.padding, self._axes, name)
+        initializer(self.initializer)
+
+    @property
+    def _axes(self) -> int:
+        return 2 if isinstance(self.kernel, int) else len(self.kernel)
+
+    @property
+    def _taps(self) -> tuple[int, ...]:
+        return per_axis(self.kernel, self._axes, f"{type(self).__name__}: kernel")
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        return per_axis(self.stride, self._axes, f"{type(self).__name__}: stride")
+
+    @property
+    def _dilations(self) -> tuple[int, ...]:
+        return per_axis(self.dilation, self._axes, f"{type(self).__name__}: dilation")
+
+    @abstractmethod
+    def _window(self, x: Any) -> Window:
+        """The windows over the larger side: `Conv`'s input, `ConvTranspose`'s output."""
+
+    def init(self, key: Any, x: Any) -> Any:
+        self._check(x)
+        self._window(x)
+        dtype = self.precision.params or x.dtype
+        shape = (*self._taps, x.shape[-1] // self.groups, self.features)
+        w = initializer(self.initializer)(key, shape, dtype)
+        return {"w": w, "b": jnp.zeros(self.features, dtype)} if self.bias else {"w": w}
+
+    def _finish(self, y: Array, params: Any, x: Array) -> Array:
+        """Add the bias, restore the batch axes of `x`, and cast to the output's dtype."""
+        if self.bias:
+            y = y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape)
+        y = y.reshape(*x.shape[: x.ndim - self._axes - 1], *y.shape[1:])
+        return y.astype(self.precision.output or x.dtype)
+
+    def _grads(self, params: Any, dw: Array, delta: Array) -> Any:
+        grads = {"w": dw.astype(params["w"].dtype)}
+        if self.bias:
+            axes = tuple(range(delta.ndim - 1))
+            db = jnp.sum(delta, axis=axes, dtype=wide(delta.dtype))
+            grads["b"] = db.astype(params["b"].dtype)
+        return grads
+
+    def _flat(self, x: Array) -> Array:
+        """`[*batch, *positions, channels]` with the batch axes made one."""
+        inner = x.shape[x.ndim - self._axes - 1 :]
+        return x.reshape(prod(x.shape[: x.ndim - self._axes - 1]), *inner)
+
+    def _size(self, x: Any) -> tuple[int, ...]:
+        return tuple(x.shape[len(x.shape) - self._axes - 1 : -1])
+
+    def _check(self, x: Any, w: Any = None) -> None:
+        require_floating(x, f"{self}: x")
+        if len(x.shape) < self._axes + 1 or x.shape[-1] == 0:
+            raise InputError(
+                f"{self}: expected x of shape [..., {'position, ' * self._axes}channels], "
+                f"got {list(x.shape)}"
+            )
+        if x.shape[-1] % self.groups:
+            raise InputError(
+                f"{self}: the channels of x must be divisible by groups={self.groups}, got {x.shape[-1]}"
+            )
+        shape = (*self._taps, x.shape[-1] // self.groups, self.features)
+        if w is not None and w.shape != shape:
+            raise InputError(
+                f"{self}: expected {w.shape[-2] * self.groups} channels in the last axis of x, "
+                f"got {x.shape[-1]} (x has shape {list(x.shape)}, w has shape {list(w.shape)})"
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(_Convolution):
+    """`y[n,o,f] = Σ_k Σ_c x[n, s o + d k - p, c] w[k,c,f] + b[f]`. Derivation at the top of this file.
+
+    `[..., *positions, channels] -> [..., *positions', features]`, images `NHWC`. The kernel's rank says
+    over how many axes: `(3,)` is a convolution over sequences, `(3, 3)` over images, `(3, 3, 3)` over
+    volumes, and a single integer `k` means `(k, k)`. `stride` and `dilation` are one integer or one an
+    axis. `padding`: `"SAME"` keeps `⌈size / stride⌉` positions (padding split evenly, the odd one
+    after), `"VALID"` pads nothing, an integer pads each side, or give `(before, after)` for each axis.
+    `groups` up to `channels` (depthwise).
+
+    Parameters `w: [*kernel, channels/groups, features]` (`HWIO`) and `b: [features]`. Keeps `x`, not the
+    padded one. Computes in the dtype of `x` unless `precision` says otherwise; sums run in float32 at
+    least. `initializer` as for `Dense`; its fan-in is `prod(kernel) · channels/groups`.
+
+    Raises `InputError` for an integer `x`, a wrong rank or channel count, groups that do not divide
+    channels and features, and a window that does not fit.
+    Source: Dumoulin and Visin, A guide to convolution arithmetic, 2016.
+    """
+
+    features: int
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: Any = "SAME"
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    bias: bool = True
+    initializer: str | Callable[..., Any] = "lecun"
+    precision: Precision = Precision()
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims features"], Any]:
+        self._check(x, params["w"])
+        kept = x.astype(self.precision.compute or x.dtype)
+        w = params["w"].astype(kept.dtype)
+        y = correlate(self._flat(kept), w, self._window(x), self.groups)
+        return self._finish(y, params, x), (kept, Static(x.dtype))
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*odims features"]
+    ) -> tuple[Float[Array, "*dims channels"], Float[Array, "*odims features"]]:
+        x, dtype = saved
+        delta = dy.astype(x.dtype)
+        w = params["w"].astype(x.dtype)
+        dx = spread(self._flat(delta), w, self._window(x), self.groups)
+        return dx.reshape(x.shape).astype(dtype.value), delta
+
+    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*odims features"]) -> Any:
+        x, _ = saved
+        dw = kernel_error(self._flat(x), self._flat(delta), self._window(x), self.groups)
+        return self._grads(params, dw, delta)
+
+    def _window(self, x: Any) -> Window:
+        return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
+
+
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(_Convolution):
+    """`y[n,i,f] = Σ_{(o,k): s o + d k - p = i} Σ_c x[n,o,c] w[k,c,f] + b[f]`: `Conv`'s pull as a layer.
+
+    `[..., *positions, channels] -> [..., *positions', features]`. Input position `o` is spread, by tap
+    `k`, to output position `s o + d k - p`; a stride makes the output larger. Everything that `Conv` does
+    is done the other way round, so the two exchange their equations (letters as in `Conv`, where `i` is
+    now the output's position):
+
+        ∂L/∂x[n,o,c]  = Σ_k Σ_f δ[n, s o + d k - p, f] w[k,c,f]          pull: a convolution of δ
+        ∂L/∂w[k,c,f]  = Σ_n Σ_o x[n,o,c] δ[n, s o + d k - p, f]          gradient
+        ∂L/∂b[f]      = Σ_n Σ_i δ[n,i,f]
+
+    With `reach = d (kernel - 1) + 1`, the full output has `s (size - 1) + reach` positions. `padding`:
+    `"SAME"` makes it `s · size`, cropping evenly (the odd one after); `"VALID"` is the full output, or
+    `s · size` if that is more; an integer or pairs `(before, after)` crop so much off the full output
+    (a negative `after` adds positions that no tap reaches: torch's `output_padding`).
+
+    Parameters `w: [*kernel, channels/groups, features]`, `b: [features]`. The kernel is not turned round:
+    as in torch, unlike `jax.lax.conv_transpose`, whose kernel is this one flipped along its taps. Keeps
+    `x`. Kernel rank, precision, initialiser and errors as for `Conv`.
+    Source: Dumoulin and Visin 2016, chapter 4.
+    """
+
+    features: int
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: Any = "SAME"
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    bias: bool = True
+    initializer: str | Callable[..., Any] = "lecun"
+    precision: Precision = Precision()
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims features"], Any]:
+        self._check(x, params["w"])
+        kept = x.astype(self.precision.compute or x.dtype)
+        w = swap_channels(params["w"].astype(kept.dtype), self.groups)
+        y = spread(self._flat(kept), w, self._window(x), self.groups)
+        return self._finish(y, params, x), (kept, Static(x.dtype))
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*odims features"]
+    ) -> tuple[Float[Array, "*dims channels"], Float[Array, "*odims features"]]:
+        x, dtype = saved
+        delta = dy.astype(x.dtype)
+        w = swap_channels(params["w"].astype(x.dtype), self.groups)
+        dx = correlate(self._flat(delta), w, self._window(x), self.groups)
+        return dx.reshape(x.shape).astype(dtype.value), delta
+
+    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*odims features"]) -> Any:
+        x, _ = saved
+        dw = kernel_error(self._flat(delta), self._flat(x), self._window(x), self.groups)
+        return self._grads(params, swap_channels(dw, self.groups), delta)
+
+    def _window(self, x: Any) -> Window:
+        """The windows of the convolution whose pull this is: over the *output*'s positions."""
+        count, taps, strides, dilations = self._size(x), self._taps, self._strides, self._dilations
+        reach = [d * (k - 1) + 1 for d, k in zip(dilations, taps, strict=True)]
+        crops = explicit(self.padding, self._axes, str(self))
+        if crops is None:
+            over = [r - s for r, s in zip(reach, strides, strict=True)]
+            if self.padding == "SAME":
+                crops = tuple((max(o, 0) // 2, o - max(o, 0) // 2) for o in over)
+            else:
+                crops = tuple((0, min(o, 0)) for o in over)
+        axes = zip(count, strides, reach, crops, strict=True)
+        size = tuple(s * (n - 1) + r - before - after for n, s, r, (before, after) in axes)
+        if min(count) < 1 or min(size) < 1:
+            raise InputError(
+                f"{self}: cropping {list(map(list, crops))} leaves an output of {list(size)} positions "
+                f"for x of shape {list(x.shape)}"
+            )
+        return Window(size, taps, strides, dilations, crops, count)

@@ -1,0 +1,333 @@
+"""Normalisation: subtract a mean, divide by a deviation, and mind that both depend on every entry.
+
+All of them standardise groups of `N` entries and then scale and shift each feature `c` (the last axis):
+
+    μ = 1/N Σ_j x_j,   v = 1/N Σ_j (x_j - μ)²,   r = 1/√(v + ε),   x̂_j = (x_j - μ) r,   y = γ_c x̂ + β_c
+
+They differ only in which entries share a mean: the features of one position (`LayerNorm`), the features
+of a group over all positions of an example (`GroupNorm`), one feature over all examples and positions
+(`BatchNorm`). So the derivation is one. With `δ = ∂L/∂y`, `g = ∂L/∂x̂ = γ δ`, and `⟨·⟩` for the mean over
+a group, three paths lead from `x_j` to `L`:
+
+    its own entry    x_j → x̂_j                   r g_j
+    the mean         x_j → μ → every x̂_i         ∂μ/∂x_j = 1/N,           ∂L/∂μ = -r Σ_i g_i
+    the variance     x_j → v → every x̂_i         ∂v/∂x_j = 2(x_j - μ)/N,  ∂L/∂v = -½ r² Σ_i g_i x̂_i
+
+(`μ` also stands in `v`, but `∂v/∂μ = -2⟨x - μ⟩ = 0`.) Their sum, with `x_j - μ = x̂_j / r`:
+
+    ∂L/∂x_j = r (g_j - ⟨g⟩ - x̂_j ⟨g x̂⟩)         pull
+    ∂L/∂γ_c = Σ δ x̂,   ∂L/∂β_c = Σ δ             gradient: sums over everything that shares γ_c, β_c
+
+Dropping the second or third path is the classic mistake; errors `g` that are all equal hide it. What is
+kept is `x` (which the layer before often keeps anyway) with `μ` and `r`; `x̂` is computed again from
+them, which costs less than a second array of the size of `x`. Statistics run in float32 at least.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, Train, require_floating
+from jaxbp.precision import Precision, wide
+
+
+def _check_epsilon(layer: Any) -> None:
+    if not layer.epsilon > 0:
+        raise InputError(f"{type(layer).__name__}: epsilon must be positive, got {layer.epsilon}")
+
+
+def _sum_to_features(z: Array, like: Array) -> Array:
+    """`Σ z` over all axes but the last, in the dtype of the parameter `like`."""
+    return jnp.sum(z, axis=tuple(range(z.ndim - 1))).astype(like.dtype)
+
+
+class _Norm(Layer):
+    """`y = γ x̂ + β`; a subclass says over which entries the mean goes."""
+
+    epsilon: float
+    precision: Precision
+
+    @abstractmethod
+    def mean(self, z: Array) -> Array:
+        """`⟨z⟩`: the mean over the group of every entry, in a shape that broadcasts to that of `z`."""
+
+    def init(self, key: Any, x: Any) -> Any:
+        self._check(x)
+        dtype = self.precision.params or x.dtype
+        return {"scale": jnp.ones(x.shape[-1], dtype), "offset": jnp.zeros(x.shape[-1], dtype)}
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self._check(x, params)
+        mu, var = self._statistics(x)
+        saved = (x, mu, lax.rsqrt(var + self.epsilon))
+        return self._affine(params, *saved), saved
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        x, mu, r = saved
+        x_hat = self._standard(x, mu, r)
+        delta = dy.astype(x_hat.dtype)
+        g = delta * self._spread(params["scale"], delta)
+        dx = r * (g - self.mean(g) - x_hat * self.mean(g * x_hat))
+        return dx.astype(x.dtype), delta
+
+    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+        x_hat = self._standard(*saved)
+        return {
+            "scale": _sum_to_features(delta * x_hat, params["scale"]),
+            "offset": _sum_to_features(delta, params["offset"]),
+        }
+
+    def _statistics(self, x: Array) -> tuple[Array, Array]:
+        """`μ` and `v`, in two passes: the difference `⟨x²⟩ - μ²` would lose its digits."""
+        x = x.astype(self._compute(x))
+        mu = self.mean(x)
+        return mu, self.mean(jnp.square(x - mu))
+
+    def _affine(self, params: Any, x: Array, mu: Array, r: Array) -> Array:
+        x_hat = self._standard(x, mu, r)
+        y = x_hat * self._spread(params["scale"], x_hat) + self._spread(params["offset"], x_hat)
+        return y.astype(self.precision.output or x.dtype)
+
+    def _standard(self, x: Array, mu: Array, r: Array) -> Array:
+        return (x.astype(r.dtype) - mu) * r
+
+    def _spread(self, feature: Array, like: Array) -> Array:
+        return jnp.broadcast_to(feature.astype(like.dtype), like.shape)
+
+    def _compute(self, x: Array) -> Any:
+        return wide(self.precision.compute or x.dtype)
+
+    def _check(self, x: Any, params: Any = None) -> None:
+        require_floating(x, f"{self}: x")
+        self._check_rank(x)
+        if params is not None and params["scale"].shape != (x.shape[-1],):
+            raise InputError(
+                f"{self}: expected {params['scale'].shape[0]} features in the last axis of x, "
+                f"got {x.shape[-1]} (x has shape {list(x.shape)})"
+            )
+
+    def _check_rank(self, x: Any, least: int = 1) -> None:
+        if len(x.shape) < least or 0 in x.shape:
+            raise InputError(
+                f"{self}: expected x with at least {least} axes, none of them empty, "
+                f"got shape {list(x.shape)}"
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(_Norm):
+    """`y_c = γ_c (x_c - μ)/√(v + ε) + β_c`, mean and variance over the features of one position.
+
+    `[..., features] -> [..., features]`; parameters `scale` (γ, starts at 1) and `offset` (β, at 0) of
+    `[features]`. Derivation above: `∂L/∂x = r (g - ⟨g⟩ - x̂ ⟨g x̂⟩)` with `g = γ δ` and means over the
+    last axis. Keeps `x`, and `μ` and `r` of `[..., 1]`. With a single feature `y = β` and `∂L/∂x = 0`.
+
+    Raises `InputError` for an integer or empty `x`, a scalar, a wrong feature count, and for `ε ≤ 0`.
+    Source: Ba, Kiros and Hinton 2016.
+    """
+
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self)
+
+    def mean(self, z: Array) -> Array:
+        return jnp.mean(z, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(_Norm):
+    """LayerNorm's formula, with statistics over all positions of an example and a group of features.
+
+    `[batch, ..., features] -> [batch, ..., features]`: the features, in their order, form `groups`
+    groups of `features/groups`; the first axis is the examples', and every axis between it and the last
+    is a position's. `groups=1` normalises an example whole, `groups=features` each feature of it alone
+    (InstanceNorm). Parameters `scale` and `offset` of `[features]`.
+
+    Derivation above, with means over positions and the group's features. Keeps `x`, and `μ` and `r` of
+    `[batch, 1, ..., features]`.
+
+    Raises `InputError` where `groups` does not divide the features, and as `LayerNorm` does.
+    Source: Wu and He 2018.
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self)
+        if not isinstance(self.groups, int) or self.groups < 1:
+            raise InputError(f"GroupNorm: groups must be a positive integer, got {self.groups!r}")
+
+    def mean(self, z: Array) -> Array:
+        batch, *positions, features = z.shape
+        size = features // self.groups
+        grouped = z.reshape(batch, prod(positions), self.groups, size)
+        means = jnp.mean(grouped, axis=(1, 3))
+        return jnp.repeat(means, size, axis=1).reshape(batch, *(1 for _ in positions), features)
+
+    def _check_rank(self, x: Any, least: int = 2) -> None:
+        super()._check_rank(x, least)
+        if x.shape[-1] % self.groups:
+            raise InputError(
+                f"{self}: expected a number of features that {self.groups} groups divide, "
+                f"got {x.shape[-1]} (x has shape {list(x.shape)})"
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(_Norm):
+    """LayerNorm's formula, each feature over all examples and positions: `[..., features]` as it is.
+
+    Parameters `scale`, `offset`, and the running statistics `mean` and `var`, all `[features]`.
+
+    Training. `μ` and `v` are those of the batch, and the derivation above holds with means over every
+    axis but the last. `mean` and `var` are not read, so their gradient is exactly 0;
+    `update_statistics` moves them after the step:
+
+        mean := m · mean + (1 - m) μ,    var := m · var + (1 - m) v,    m = momentum
+
+    (`v` divides by `N`, as the forward pass and Flax do; torch keeps `N - 1`, and calls `1 - m` its
+    momentum.) `trainable` marks them `False`, so that no optimizer decays them. Where the batch is
+    sharded under `jit`, the means are over the whole of it on all devices.
+
+    Evaluation. `μ = mean`, `v = var` are parameters, and only the first of the three paths is left:
+
+        ∂L/∂x = r g,   ∂L/∂mean_c = -r Σ g,   ∂L/∂var_c = -½ r² Σ g x̂
+
+    These are the true derivatives of what is computed, so they are not 0; `make_step` leaves the
+    statistics alone all the same. Keeps `x`, and `μ` and `r` of `[1, ..., 1, features]`, in training `v`.
+
+    It mixes examples: per-example gradients of a net in training mode are not defined. With one entry a
+    feature (`N = 1`) `y = β` and `∂L/∂x = 0`. Raises `InputError` as `LayerNorm` does, and for a
+    momentum outside [0, 1]. Source: Ioffe and Szegedy 2015.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self)
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum}")
+
+    def mean(self, z: Array) -> Array:
+        return jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+
+    def init(self, key: Any, x: Any) -> Any:
+        params = super().init(key, x)
+        shape, dtype = params["scale"].shape, wide(params["scale"].dtype)
+        return {**params, "mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self._check(x, params)
+        train = isinstance(mode, Train)
+        if train:
+            mu, var = self._statistics(x)
+        else:
+            shape, dtype = (1,) * (x.ndim - 1) + x.shape[-1:], self._compute(x)
+            mu, var = (params[name].astype(dtype).reshape(shape) for name in ("mean", "var"))
+        r = lax.rsqrt(var + self.epsilon)
+        return self._affine(params, x, mu, r), (x, mu, r, var if train else Static("running"))
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        x, mu, r, var = saved
+        if not isinstance(var, Static):
+            return super().pull(params, (x, mu, r), dy)
+        delta = dy.astype(r.dtype)
+        return (r * delta * self._spread(params["scale"], delta)).astype(x.dtype), delta
+
+    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+        x, mu, r, var = saved
+        grads = super().gradient(params, (x, mu, r), delta)
+        if not isinstance(var, Static):
+            return {**grads, "mean": jnp.zeros_like(params["mean"]), "var": jnp.zeros_like(params["var"])}
+        g = delta * self._spread(params["scale"], delta)
+        return {
+            **grads,
+            "mean": _sum_to_features(-r * g, params["mean"]),
+            "var": _sum_to_features(-0.5 * r * r * g * self._standard(x, mu, r), params["var"]),
+        }
+
+    def trainable(self, params: Any) -> Any:
+        return {name: name in ("scale", "offset") for name in params}
+
+    def update_statistics(self, params: Any, saved: Any) -> Any:
+        _, mu, _, var = saved
+        if isinstance(var, Static):
+            return params
+
+        def move(old: Array, new: Array) -> Array:
+            moved = self.momentum * old + (1 - self.momentum) * new.reshape(old.shape).astype(old.dtype)
+            return moved.astype(old.dtype)
+
+        return {**params, "mean": move(params["mean"], mu), "var": move(params["var"], var)}
+
+
+@dataclass(frozen=True, repr=False)
+class RMSNorm(_Norm):
+    """`y_c = γ_c x_c r`, `r = 1/√(⟨x²⟩ + ε)`, the mean over the features of one position.
+
+    `[..., features] -> [..., features]`; parameter `scale` (γ) of `[features]`, no offset. Nothing is
+    subtracted, so two paths lead from `x_j` to `L`, with `x̂ = x r` and `g = γ δ`:
+
+        its own entry     r g_j
+        the mean square   ∂⟨x²⟩/∂x_j = 2x_j/N,   ∂L/∂⟨x²⟩ = -½ r² Σ_i g_i x̂_i
+        ∂L/∂x_j = r (g_j - x̂_j ⟨g x̂⟩),   ∂L/∂γ_c = Σ δ x̂
+
+    Keeps `x`, and `r` of `[..., 1]`. Where `g` is parallel to `x` (always so with a single feature) the
+    two paths cancel but for a share of `ε r²`, and `∂L/∂x`, then nearly 0, has few correct digits.
+
+    Raises `InputError` as `LayerNorm` does. Source: Zhang and Sennrich 2019.
+    """
+
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self)
+
+    def mean(self, z: Array) -> Array:
+        return jnp.mean(z, axis=-1, keepdims=True)
+
+    def init(self, key: Any, x: Any) -> Any:
+        return {"scale": super().init(key, x)["scale"]}
+
+    def forward(
+        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self._check(x, params)
+        wide_x = x.astype(self._compute(x))
+        r = lax.rsqrt(self.mean(jnp.square(wide_x)) + self.epsilon)
+        y = wide_x * r * self._spread(params["scale"], wide_x)
+        return y.astype(self.precision.output or x.dtype), (x, r)
+
+    def pull(
+        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], Any]:
+        x, r = saved
+        x_hat, delta = x.astype(r.dtype) * r, dy.astype(r.dtype)
+        g = delta * self._spread(params["scale"], delta)
+        return (r * (g - x_hat * self.mean(g * x_hat))).astype(x.dtype), delta
+
+    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+        x, r = saved
+        return {"scale": _sum_to_features(delta * (x.astype(r.dtype) * r), params["scale"])}

@@ -1,0 +1,249 @@
+"""What a network is made of: `summary(net, x)`, a table of its leaf layers with sizes and costs.
+
+Nothing is computed: shapes come from abstract evaluation, and the costs of the two passes are counted in
+their traced programs. A floating-point operation is a multiplication or an addition inside a matrix
+product or a convolution; everything else is memory traffic and not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from math import prod
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from jaxbp.compose import Record, Stack
+from jaxbp.layer import Layer, PyTree, Train, children, is_leaf, leaves, map_leaves
+
+COLUMNS = ("layer", "path", "output", "parameters", "saved", "forward", "backward")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One leaf layer. `copies` is how many of it a `Stack` holds; the other figures are of all copies.
+
+    `saved` is in bytes; what two layers both keep (an activation's output and the next layer's input)
+    is counted at both. `forward` and `backward` are floating-point operations in products.
+    """
+
+    layer: str
+    path: str
+    output: str
+    parameters: int
+    saved: int
+    forward: int
+    backward: int
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`rows`, and totals. Shown by `print` as plain text, by `rich` as a table, in a notebook as HTML.
+
+    `saved` is the memory that the forward pass leaves to the backward pass, each buffer counted once and
+    parameters and the input not at all.
+    """
+
+    rows: tuple[Row, ...]
+    parameters: int
+    trainable: int
+    saved: int
+
+    @property
+    def forward(self) -> int:
+        return sum(row.forward for row in self.rows)
+
+    @property
+    def backward(self) -> int:
+        return sum(row.backward for row in self.rows)
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """A line of text a row, and one of totals."""
+        lines = [
+            (
+                row.layer + (f" ×{row.copies}" if row.copies > 1 else ""),
+                row.path,
+                row.output,
+                f"{row.parameters:,}",
+                _bytes(row.saved),
+                _count(row.forward),
+                _count(row.backward),
+            )
+            for row in self.rows
+        ]
+        still = self.parameters - self.trainable
+        share = f" ({still:,} not trained)" if still else ""
+        totals = (f"{self.parameters:,}", _bytes(self.saved), _count(self.forward), _count(self.backward))
+        return [*lines, (f"total{share}", "", "", *totals)]
+
+    def __str__(self) -> str:
+        table = [COLUMNS, *self.cells()]
+        widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
+        text = [
+            "  ".join(
+                cell.ljust(width) if i < 3 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        rule = "─" * max(map(len, text))
+        return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(show_footer=True)
+        *lines, totals = self.cells()
+        for i, (name, total) in enumerate(zip(COLUMNS, totals, strict=True)):
+            if name != "path":  # too wide for a terminal; the rows stand in the same order
+                left = i < 3
+                table.add_column(
+                    name, footer=total, justify="left" if left else "right", no_wrap=not left
+                )
+        for layer, _, *rest in lines:
+            table.add_row(layer, *rest)
+        return table
+
+    def _repr_html_(self) -> str:
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+        *lines, totals = self.cells()
+        body = "".join(line(cells, "td") for cells in lines)
+        return (
+            f"<table><thead>{line(COLUMNS, 'th')}</thead><tbody>{body}</tbody>"
+            f"<tfoot>{line(totals, 'th')}</tfoot></table>"
+        )
+
+
+def summary(net: Layer, x: PyTree) -> Summary:
+    """The table of `net` for inputs like `x` (arrays or `jax.ShapeDtypeStruct`s), in training mode."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(net.init, key, x)
+    mode = Train(key)
+    recorded = map_leaves(Record, net)
+
+    def walk(p: PyTree, v: PyTree) -> PyTree:
+        y, saved = recorded.forward(p, v, mode)
+        return recorded.backward(p, saved, y)[0]
+
+    seen = jax.eval_shape(walk, params, x)
+    records = jax.tree.leaves(seen, is_leaf=_is_record)
+    copies = list(_copies(net))
+    rows = [
+        _row(layer, path, depth, record)
+        for (path, layer), depth, record in zip(leaves(net), copies, records, strict=True)
+    ]
+    mask = zip(jax.tree.leaves(net.trainable(params)), jax.tree.leaves(params), strict=True)
+    return Summary(
+        rows=tuple(rows),
+        parameters=_entries(params),
+        trainable=sum(prod(leaf.shape) for yes, leaf in mask if yes),
+        saved=_kept(net, params, x, mode),
+    )
+
+
+def _is_record(tree: Any) -> bool:
+    return isinstance(tree, dict) and tree.keys() == {"x", "y", "dy", "dx", "saved", "gradient"}
+
+
+def _row(layer: Layer, path: str, copies: tuple[int, ...], record: dict[str, Any]) -> Row:
+    """Figures of one leaf from what passed it; inside a `Stack` arrays have leading axes of copies."""
+
+    def one(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(copies) :], a.dtype), tree)
+
+    # the gradient has the structure of the parameters
+    params, x, y, dy = (one(record[name]) for name in ("gradient", "x", "y", "dy"))
+    mode, many = Train(jax.random.key(0)), prod(copies)
+    saved = jax.eval_shape(lambda p, v: layer.forward(p, v, mode)[1], params, x)
+    return Row(
+        layer=repr(layer),
+        path=path,
+        output=", ".join(f"{list(leaf.shape)}" for leaf in jax.tree.leaves(y)),
+        parameters=many * _entries(params),
+        saved=many * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
+        forward=many * operations(lambda p, v: layer.forward(p, v, mode), params, x),
+        backward=many * operations(layer.backward, params, saved, dy),
+        copies=many,
+    )
+
+
+def _copies(layer: Layer, outside: tuple[int, ...] = ()) -> Any:
+    """For every leaf, the depths of the `Stack`s around it, outermost first."""
+    if is_leaf(layer):
+        yield outside
+    inner = (*outside, layer.depth) if isinstance(layer, Stack) else outside
+    for _, part in children(layer):
+        yield from _copies(part, inner)
+
+
+def _kept(net: Layer, params: PyTree, x: PyTree, mode: Any) -> int:
+    """Bytes of distinct values in `saved` that are neither parameters nor the input."""
+    program = jax.make_jaxpr(lambda p, v: net.forward(p, v, mode)[1])(params, x).jaxpr
+    given = set(program.invars)
+    kept = {v for v in program.outvars if not isinstance(v, core.Literal) and v not in given}
+    return sum(prod(v.aval.shape) * v.aval.dtype.itemsize for v in kept)
+
+
+def _entries(tree: PyTree) -> int:
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+# --- operations, counted in a traced program ----------------------------------------------------------
+
+
+def operations(fn: Any, *args: PyTree) -> int:
+    """Floating-point operations of the matrix products and convolutions in `fn(*args)`.
+
+    Loops of known length count each turn; of branches, the costliest counts; the turns of a `while` are
+    not known, and it counts as one.
+    """
+    return _operations(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _operations(program: Any) -> int:
+    total = 0
+    for equation in program.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            ((contract, _), _), left = params["dimension_numbers"], equation.invars[0].aval.shape
+            total += 2 * prod(left[i] for i in contract) * prod(equation.outvars[0].aval.shape)
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            feature_axis = params["dimension_numbers"].rhs_spec[0]
+            total += 2 * prod(out) * prod(kernel) // kernel[feature_axis]
+        elif name == "cond":
+            total += max(_operations(branch.jaxpr) for branch in params["branches"])
+        else:
+            inner = [_operations(program) for value in params.values() for program in _programs(value)]
+            total += params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+    return total
+
+
+def _programs(value: Any) -> list[Any]:
+    """The jaxprs in one parameter of an equation."""
+    if isinstance(value, core.ClosedJaxpr):
+        return [value.jaxpr]
+    if isinstance(value, core.Jaxpr):
+        return [value]
+    return [p for part in value for p in _programs(part)] if isinstance(value, tuple | list) else []
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024  # pyright: ignore[reportAssignmentType]
+    return f"{count:.4g} GiB"
+
+
+def _count(count: int) -> str:
+    for unit in ("", "k", "M", "G"):
+        if count < 1000:
+            return f"{count:.4g}{unit}"
+        count /= 1000  # pyright: ignore[reportAssignmentType]
+    return f"{count:.4g}T"

@@ -1,0 +1,39 @@
+"""`jaxbp sample RUN --prompt TEXT`: text from a trained network, one byte after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxbp.generate import make_generator
+from jaxbp.layer import InputError
+from jaxbp.train.command import Arguments, reload
+from jaxbp.train.text import VOCABULARY, decode, encode
+
+
+def sample(argv: Sequence[str]) -> int:
+    """Print the prompt and what the network makes of it; every token is computed once."""
+    parser = Arguments("sample", "let a trained network go on with a text")
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/gpt")
+    parser.add_argument("--prompt", default="def ", help="how the text begins (default: 'def ')")
+    parser.add_argument("--length", type=int, default=400, help="bytes to add (default: 400)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)"
+    )
+    parser.add_argument("--top", type=int, help="draw among so many likeliest bytes only")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    given = parser.parse_args(argv)
+    if not given.prompt:
+        raise InputError("--prompt: expected at least one character, got none")
+    if given.length < 1:
+        raise InputError(f"--length: expected a positive integer, got {given.length}")
+    task, params = reload(given.run)
+    if task.data.outputs != VOCABULARY or not np.issubdtype(task.data.x.dtype, np.integer):
+        raise InputError(f"{given.run}: is no network for text (data {task.data.name})")
+    prompt = encode(given.prompt)[None]
+    total = prompt.shape[1] + given.length
+    generate = make_generator(task.net, total, given.temperature, given.top)
+    print(decode(np.asarray(generate(params, prompt, jax.random.key(given.seed)))[0]))
+    return 0

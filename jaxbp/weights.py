@@ -1,0 +1,412 @@
+"""Weights in and out: safetensors files, PyTorch `state_dict`s and Flax variables.
+
+PyTorch and Flax name a layer's arrays and order their axes in their own ways; a row of `TABLE` says how,
+for a layer that both have. Which of their modules belongs to which layer is decided by order: the k-th
+module with weights is the k-th leaf layer with parameters, in forward order, unless `modules` names them.
+A `Stack` of depth `d` stands for `d` modules of each of its layers in a row, one copy after another.
+
+Images are `NHWC` here and `NCHW` in torch, so where a `Flatten` of an image goes into a `Dense`, the rows
+of its weight stand in another order; pass an example input `x`, and they are put right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.compose import Record, Stack
+from jaxbp.layer import InputError, Layer, PyTree, Train, children, is_leaf, leaves, map_leaves
+from jaxbp.layers import Flatten
+
+Arrays = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """One array of a layer: its name there, and how its axes become ours and back."""
+
+    theirs: str
+    ours: str
+    read: Callable[[np.ndarray, Layer], np.ndarray] = lambda a, layer: a
+    write: Callable[[np.ndarray, Layer], np.ndarray] = lambda a, layer: a
+
+
+def _transpose(a: np.ndarray, layer: Any) -> np.ndarray:
+    return a.T
+
+
+def _kernel_in(a: np.ndarray, layer: Any) -> np.ndarray:
+    """`[f, c/G, *taps] -> [*taps, c/G, f]`."""
+    return np.moveaxis(a, (0, 1), (-1, -2))
+
+
+def _kernel_out(a: np.ndarray, layer: Any) -> np.ndarray:
+    return np.moveaxis(a, (-1, -2), (0, 1))
+
+
+def _transposed_in(a: np.ndarray, layer: Any) -> np.ndarray:
+    """`[c, f/G, *taps] -> [*taps, c/G, f]`, group by group."""
+    c, inner, *taps = a.shape
+    blocks = a.reshape(layer.groups, c // layer.groups, inner, *taps)
+    turned = np.moveaxis(blocks, (1, 0, 2), (-3, -2, -1))
+    return turned.reshape(*taps, c // layer.groups, layer.groups * inner)
+
+
+def _transposed_out(a: np.ndarray, layer: Any) -> np.ndarray:
+    *taps, inner, f = a.shape
+    blocks = a.reshape(*taps, inner, layer.groups, f // layer.groups)
+    turned = np.moveaxis(blocks, (-3, -2, -1), (1, 0, 2))
+    return turned.reshape(layer.groups * inner, f // layer.groups, *taps)
+
+
+def _flip(a: np.ndarray, layer: Any) -> np.ndarray:
+    """Flax's transposed convolution has its taps the other way round, and no groups."""
+    return np.flip(a, axis=tuple(range(a.ndim - 2)))
+
+
+_NORM = (Rule("weight", "scale"), Rule("bias", "offset"))
+_FLAX_NORM = (Rule("scale", "scale"), Rule("bias", "offset"))
+
+TORCH: dict[str, tuple[Rule, ...]] = {
+    "Dense": (Rule("weight", "w", _transpose, _transpose), Rule("bias", "b")),
+    "Conv": (Rule("weight", "w", _kernel_in, _kernel_out), Rule("bias", "b")),
+    "ConvTranspose": (Rule("weight", "w", _transposed_in, _transposed_out), Rule("bias", "b")),
+    "LayerNorm": _NORM,
+    "GroupNorm": _NORM,
+    "RMSNorm": _NORM[:1],
+    "BatchNorm": (*_NORM, Rule("running_mean", "mean"), Rule("running_var", "var")),
+    "Embedding": (Rule("weight", "w"),),
+}
+FLAX: dict[str, tuple[Rule, ...]] = {
+    "Dense": (Rule("kernel", "w"), Rule("bias", "b")),
+    "Conv": (Rule("kernel", "w"), Rule("bias", "b")),
+    "ConvTranspose": (Rule("kernel", "w", _flip, _flip), Rule("bias", "b")),
+    "LayerNorm": _FLAX_NORM,
+    "GroupNorm": _FLAX_NORM,
+    "RMSNorm": _FLAX_NORM[:1],
+    "BatchNorm": (*_FLAX_NORM, Rule("mean", "mean"), Rule("var", "var")),
+    "Embedding": (Rule("embedding", "w"),),
+}
+IGNORED = ("num_batches_tracked",)
+
+
+# --- the layers with parameters, in forward order -----------------------------------------------------
+
+
+@dataclass
+class _Slot:
+    """One copy of a leaf layer with parameters, and what it holds."""
+
+    path: str
+    layer: Layer
+    params: Any
+    image: tuple[int, ...] | None = None  # the shape of one image whose Flatten comes right before
+
+
+def _walk(layer: Layer, params: PyTree, path: str = "") -> Iterator[_Slot]:
+    """The slots of a network; those without parameters too."""
+    if isinstance(layer, Stack):
+        for i in range(layer.depth):
+            one = jax.tree.map(lambda a, i=i: a[i], params)
+            yield from _walk(layer.body, one, f"{path}[{i}]")
+    elif is_leaf(layer):
+        yield _Slot(path, layer, params)
+    else:
+        for name, part, own in _parts(layer, params):
+            yield from _walk(part, own, f"{path}.{name}" if path else name)
+
+
+def _parts(layer: Layer, params: PyTree) -> Iterator[tuple[str, Layer, PyTree]]:
+    """The parts of a combinator with the parameters of each: one a part in a tuple, or the body's."""
+    parts = list(children(layer))
+    owns = params if any(name.endswith("]") for name, _ in parts) else (params,)
+    for (name, part), own in zip(parts, owns, strict=True):
+        yield name, part, own
+
+
+def _rebuild(layer: Layer, params: PyTree, new: Iterator[Any]) -> PyTree:
+    """`params` with those of every leaf taken from `new`, in the order of `_walk`."""
+    if isinstance(layer, Stack):
+        copies = []
+        for i in range(layer.depth):
+            one = jax.tree.map(lambda a, i=i: a[i], params)
+            copies.append(_rebuild(layer.body, one, new))
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *copies)
+    if is_leaf(layer):
+        return next(new)
+    rebuilt = tuple(_rebuild(part, own, new) for _, part, own in _parts(layer, params))
+    return rebuilt if isinstance(params, tuple) and _is_wide(layer) else rebuilt[0]
+
+
+def _is_wide(layer: Layer) -> bool:
+    return any(name.endswith("]") for name, _ in children(layer))
+
+
+def _slots(net: Layer, params: PyTree, x: PyTree) -> list[_Slot]:
+    """All slots, with the shape of the image wherever a `Flatten` of one leads into a layer."""
+    slots = list(_walk(net, params))
+    if x is None:
+        return slots
+    recorded, mode = map_leaves(Record, net), Train(jax.random.key(0))
+
+    def run(p: PyTree, v: PyTree) -> PyTree:
+        y, saved = recorded.forward(p, v, mode)
+        return recorded.backward(p, saved, y)[0]
+
+    def is_record(tree: Any) -> bool:
+        return isinstance(tree, dict) and "saved" in tree and "dy" in tree
+
+    seen = jax.tree.leaves(jax.eval_shape(run, params, x), is_leaf=is_record)
+    image = None
+    by_path = {}
+    for (path, layer), record in zip(leaves(net), seen, strict=True):
+        by_path[path] = image
+        if isinstance(layer, Flatten):
+            image = record["x"].shape[1:] if len(record["x"].shape) > 3 else None
+        elif jax.tree.leaves(record["gradient"]):
+            image = None
+    for slot in slots:
+        slot.image = by_path.get(slot.path)
+    return slots
+
+
+def _with_parameters(slots: Sequence[_Slot]) -> list[_Slot]:
+    return [slot for slot in slots if jax.tree.leaves(slot.params)]
+
+
+def _rows(w: np.ndarray, slot: _Slot, into: bool) -> np.ndarray:
+    """Rows of a Dense weight after a Flatten of `[*positions, channels]`, from or to channels first."""
+    if slot.image is None or w.shape[0] != prod(slot.image):
+        return w
+    *positions, channels = slot.image
+    if into:
+        return np.moveaxis(w.reshape(channels, *positions, -1), 0, -2).reshape(w.shape)
+    return np.moveaxis(w.reshape(*positions, channels, -1), -2, 0).reshape(w.shape)
+
+
+# --- in and out ---------------------------------------------------------------------------------------
+
+
+def from_torch(
+    net: Layer,
+    params: PyTree,
+    state: Arrays,
+    *,
+    x: PyTree = None,
+    modules: Sequence[str] | None = None,
+) -> PyTree:
+    """`params` of `net` with the weights of a torch `state_dict` (tensors or arrays).
+
+    `x`, an array or `jax.ShapeDtypeStruct` like the network's input, is needed where a `Flatten` of an
+    image leads into a `Dense`. `modules` gives the names of torch's modules in the order of our layers
+    (`["features.0", "features.3", "classifier"]`), where that is not the order of the `state_dict`.
+
+    Raises `InputError` for a layer that has no counterpart, a number of modules that differs, a missing
+    or left-over array, and a shape that does not fit; each names both sides.
+    """
+    return _read(net, params, _grouped(state), TORCH, x, modules, channels_first=True)
+
+
+def to_torch(
+    net: Layer, params: PyTree, *, x: PyTree = None, modules: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """A `state_dict` of NumPy arrays, the inverse of `from_torch`.
+
+    `{k: torch.from_numpy(v) for k, v in to_torch(...).items()}` goes into `load_state_dict`; modules are
+    called by their number in forward order unless `modules` names them. `num_batches_tracked`, which
+    jaxbp does not keep, is left out: load with `strict=False` where a BatchNorm is in the network.
+    """
+    written = _write(net, params, TORCH, x, modules, channels_first=True)
+    return {f"{name}.{key}": array for name, arrays in written.items() for key, array in arrays.items()}
+
+
+def from_flax(
+    net: Layer, params: PyTree, variables: Any, *, modules: Sequence[str] | None = None
+) -> PyTree:
+    """`params` of `net` with the weights of Flax variables: `{"params": …, "batch_stats": …}`.
+
+    Arguments and errors as in `from_torch`; a module in another has a name with dots (`"block.Dense_0"`).
+    The order of Flax's dictionary is that of creation until some function sorts it (`jax.tree.map`
+    does): then pass `modules`. Flax's `Conv` and `Dense` pad and flatten as ours.
+    """
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise InputError('from_flax: expected variables with an entry "params"')
+    flat: dict[str, Any] = {}
+    for collection in ("params", "batch_stats"):
+        flat |= dict(_flatten(variables.get(collection, {})))
+    return _read(net, params, _grouped(flat), FLAX, None, modules, channels_first=False)
+
+
+def to_flax(net: Layer, params: PyTree, modules: Sequence[str] | None = None) -> dict[str, Any]:
+    """Flax variables of NumPy arrays, the inverse of `from_flax`; modules are `Dense_0`, `Conv_0`, …"""
+    if modules is None:
+        kinds: dict[str, int] = {}
+        modules = []
+        for slot in _with_parameters(list(_walk(net, params))):
+            kind = type(slot.layer).__name__
+            modules.append(f"{kind}_{kinds.setdefault(kind, 0)}")
+            kinds[kind] += 1
+    written = _write(net, params, FLAX, None, modules, channels_first=False)
+    variables: dict[str, Any] = {"params": {}}
+    for name, arrays in written.items():
+        for key, array in arrays.items():
+            collection = "batch_stats" if key in ("mean", "var") else "params"
+            place = variables.setdefault(collection, {})
+            for part in name.split("."):
+                place = place.setdefault(part, {})
+            place[key] = array
+    return variables
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _grouped(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by module, in the order in which the modules first appear."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in arrays.items():
+        module, _, key = name.rpartition(".")
+        if key not in IGNORED:
+            detached = value.detach().cpu() if hasattr(value, "detach") else value
+            groups.setdefault(module, {})[key] = np.asarray(detached)
+    return groups
+
+
+def _rules(slot: _Slot, table: dict[str, tuple[Rule, ...]]) -> list[Rule]:
+    kind = type(slot.layer).__name__
+    if kind not in table:
+        raise InputError(f"{slot.path}: {kind} has no counterpart (there is one for {', '.join(table)})")
+    return [rule for rule in table[kind] if rule.ours in slot.params]
+
+
+def _matched(slots: list[_Slot], names: Sequence[str]) -> Iterator[tuple[_Slot, str]]:
+    if len(slots) != len(names):
+        raise InputError(
+            f"{len(slots)} layers with parameters here ({', '.join(s.path for s in slots)}), "
+            f"but {len(names)} modules there ({', '.join(names)})"
+        )
+    return zip(slots, names, strict=True)
+
+
+def _read(
+    net: Layer,
+    params: PyTree,
+    groups: dict[str, dict[str, np.ndarray]],
+    table: dict[str, tuple[Rule, ...]],
+    x: PyTree,
+    modules: Sequence[str] | None,
+    channels_first: bool,
+) -> PyTree:
+    slots = _slots(net, params, x)
+    if modules is not None and (missing := [m for m in modules if m not in groups]):
+        raise InputError(f"no module {', '.join(missing)} (there: {', '.join(groups)})")
+    for slot, name in _matched(_with_parameters(slots), list(groups) if modules is None else modules):
+        slot.params = _read_one(slot, name, groups[name], _rules(slot, table), channels_first)
+    return _rebuild(net, params, iter([slot.params for slot in slots]))
+
+
+def _read_one(
+    slot: _Slot, name: str, arrays: dict[str, np.ndarray], rules: list[Rule], channels_first: bool
+) -> dict[str, Any]:
+    expected = {rule.theirs for rule in rules}
+    if set(arrays) != expected:
+        raise InputError(
+            f"{slot.path}: {slot.layer} wants {', '.join(sorted(expected))}, "
+            f"but {name} has {', '.join(sorted(arrays))}"
+        )
+    new = {}
+    for rule in rules:
+        array, old = rule.read(arrays[rule.theirs], slot.layer), slot.params[rule.ours]
+        if array.shape != old.shape:
+            raise InputError(
+                f"{slot.path}: {slot.layer}: {rule.ours} has shape {list(old.shape)}, but {name}."
+                f"{rule.theirs} of shape {list(arrays[rule.theirs].shape)} gives {list(array.shape)}"
+            )
+        if channels_first and type(slot.layer).__name__ == "Dense" and rule.ours == "w":
+            array = _rows(array, slot, into=True)
+        new[rule.ours] = jnp.asarray(array, old.dtype)
+    return new
+
+
+def _write(
+    net: Layer,
+    params: PyTree,
+    table: dict[str, tuple[Rule, ...]],
+    x: PyTree,
+    modules: Sequence[str] | None,
+    channels_first: bool,
+) -> dict[str, dict[str, np.ndarray]]:
+    slots = _with_parameters(_slots(net, params, x))
+    names = [str(i) for i in range(len(slots))] if modules is None else modules
+    written = {}
+    for slot, name in _matched(slots, names):
+        written[name] = {}
+        for rule in _rules(slot, table):
+            array = np.asarray(slot.params[rule.ours])
+            if channels_first and type(slot.layer).__name__ == "Dense" and rule.ours == "w":
+                array = _rows(array, slot, into=False)
+            written[name][rule.theirs] = np.ascontiguousarray(rule.write(array, slot.layer))
+    return written
+
+
+# --- safetensors --------------------------------------------------------------------------------------
+
+
+def path_name(path: Any) -> str:
+    """A pytree path as a dotted name: `0.w`."""
+    return ".".join(
+        str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path
+    )
+
+
+def save_params(path: Path | str, params: PyTree) -> None:
+    """`params` as safetensors, each named by its pytree path (`0.w`); written whole or not at all."""
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    named = {
+        path_name(at): np.ascontiguousarray(leaf)
+        for at, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    partial = path.with_suffix(".partial")
+    save_file(named, partial)
+    partial.replace(path)
+
+
+def load_params(path: Path | str, like: PyTree) -> PyTree:
+    """The parameters in a safetensors file, in the structure of `like` (shapes will do).
+
+    Raises `InputError` for a file that is missing or broken, and for a parameter that is missing or of
+    another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        named = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated or not safetensors: {error}") from None
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+    expected = {path_name(at): leaf for at, leaf in leaves}
+    for name, leaf in expected.items():
+        if name not in named:
+            raise InputError(f"{path}: expected a parameter {name}, got {', '.join(named) or 'none'}")
+        if named[name].shape != leaf.shape:
+            raise InputError(
+                f"{path}: {name}: expected shape {list(leaf.shape)}, got {list(named[name].shape)}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(named[n]) for n in expected])

@@ -1,0 +1,230 @@
+"""Every cause is found where it is planted, in words that name the place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp.check import gallery
+
+EXHIBITS = {exhibit.name: exhibit for exhibit in gallery.exhibits()}
+
+
+def report_on(name: str, fault: str, **options) -> jaxbp.Report:
+    exhibit = EXHIBITS[name]
+    return jaxbp.check_gradients(exhibit.fn, *exhibit.args, gradient=exhibit.faults[fault][0], **options)
+
+
+CAUSES = {
+    "sign": ("dense", "sign of db"),
+    "scale": ("dense", "dw averaged over the batch"),
+    "transpose": ("dense", "dx with w instead of its transpose"),
+    "flip": ("recurrence", "dx in reverse order of time"),
+    "missing-sum": ("dense", "db of the last example"),
+    "missing-path": ("layer norm", "path through the mean"),
+    "extra-path": ("rms norm", "that path twice"),
+    "wrong-point": ("sigmoid", "h(1 - h) taken at the input"),
+    "wrong-activation": ("gelu", "the exact form's derivative"),
+    "missing-rows": ("masked mean", "the mask"),
+    "swapped": ("attention", "dk and dv exchanged"),
+    "zero": ("dense", "db forgotten"),
+    "stale": ("squared error", "the cotangent"),
+    "nan": ("softmax", "nan where a probability is small"),
+    "structure": ("dense", "one cotangent too few"),
+    "shape": ("layer norm", "dscale over the wrong axis"),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_cause_is_named(cause):
+    report = report_on(*CAUSES[cause])
+    assert not report.ok
+    assert report.cause == cause, str(report)
+    assert cause in str(report)
+
+
+def test_first_exhibit_the_softmax_second_path():
+    report = report_on("softmax", "the second path (the slip of the notes)")
+    finding = report.findings[0]
+    assert (finding.cause, finding.path) == ("missing-path", "x")
+    assert "the denominator of the division" in finding.detail
+    assert "off-diagonal of the Jacobian is dropped" in finding.detail
+    assert finding.evidence["source"].endswith("return e / jnp.sum(e, axis=-1, keepdims=True)")
+    assert finding.evidence["line"] > 0
+
+
+def notes_network(w1, w2, x, y):
+    h = jax.nn.sigmoid(w1 @ x)
+    return jnp.sum((y - jax.nn.softmax(w2 @ h)) ** 2)
+
+
+def notes_gradient(w1, w2, x, y, g):
+    """As in the notes: only each output's own path through the softmax."""
+    h = jax.nn.sigmoid(w1 @ x)
+    p = jax.nn.softmax(w2 @ h)
+    d = 2 * (p - y) * p * (1 - p) * g
+    dh = (w2.T @ d) * h * (1 - h)
+    return jnp.outer(dh, x), jnp.outer(d, h), w1.T @ dh, None
+
+
+def test_the_notes_network_is_half_and_the_report_says_why():
+    w1 = jnp.asarray(
+        [[0.1, 0.3, 0.8, -0.4], [-0.3, -0.2, 0.5, 0.5], [-0.3, 0.0, 0.5, 0.4], [0.2, 0.5, -0.9, 0.7]]
+    )
+    w2 = jnp.asarray([[0.5, 0.8, 0.2, 0.4], [0.5, 0.2, 0.3, -0.5]])
+    args = (w1, w2, jnp.asarray([2.0, 5.0, 3.0, 3.0]), jnp.asarray([1.0, 0.0]))
+    report = jaxbp.check_gradients(notes_network, *args, gradient=notes_gradient)
+    finding = next(f for f in report.findings if f.cause == "missing-path")
+    assert "jax.nn.softmax(w2 @ h)" in finding.evidence["source"]
+    assert finding.evidence["factor"] == pytest.approx(0.5)
+    assert report.findings[-1].cause == "zero"  # y: the notes have no gradient for the target
+
+
+# --- faults of the contract ---------------------------------------------------------------------------
+
+
+X = jnp.asarray(np.linspace(-1.0, 1.3, 6), jnp.float32)
+
+
+def cube(x):
+    return x**3
+
+
+def test_dtype():
+    report = jaxbp.check_gradients(
+        cube, X.astype(jnp.float64), gradient=lambda x, g: (3 * x**2 * g).astype(jnp.float32)
+    )
+    assert report.cause == "dtype"
+    assert "float64" in report.findings[0].detail
+
+
+def test_forward():
+    report = jaxbp.check_gradients(
+        (lambda x: (x**3 + 1e-2, x), lambda x, g: (3 * x**2 * g,)), X, reference=cube
+    )
+    assert report.cause == "forward"
+
+
+def test_jit():
+    def hand(x, g):
+        traced = isinstance(x, jax.core.Tracer)
+        return (3 if traced else 2) * x**2 * g
+
+    report = jaxbp.check_gradients(cube, X, gradient=hand)
+    assert report.cause == "jit"
+
+
+def test_vmap():
+    def hand(x, g):
+        return 3 * x**2 * g * (1 if type(x).__name__ != "BatchTracer" else 2)
+
+    assert jaxbp.check_gradients(cube, X, gradient=hand).cause == "vmap"
+
+
+def test_nondeterministic():
+    calls = []
+
+    def hand(x, g):
+        calls.append(0)
+        return 3 * x**2 * g * (1 + 0.1 * len(calls))
+
+    assert jaxbp.check_gradients(cube, X, gradient=hand).cause == "nondeterministic"
+
+
+def test_in_place_changes_are_reported():
+    def hand(p, g):
+        p["w"] = p["w"] * 2
+        return ({"w": 3 * X**2 * g},)
+
+    report = jaxbp.check_gradients(lambda p: p["w"] ** 3, {"w": X}, gradient=hand)
+    assert any(f.cause == "nondeterministic" and "in place" in f.detail for f in report.findings)
+
+
+def test_noise():
+    def hand(x, g):
+        big = jnp.asarray(1e6, x.dtype)
+        return ((3 * x**2 + big) - big) * g
+
+    report = jaxbp.check_gradients(cube, X, gradient=hand)
+    assert report.cause == "noise", str(report)
+
+
+def test_untested_is_said():
+    report = jaxbp.check_gradients(lambda x: jnp.round(x), X, gradient=lambda x, g: 0 * g)
+    assert report.verdict == "untested"
+    assert report.cause == "untested"
+    with pytest.raises(AssertionError, match="could not have failed"):
+        jaxbp.assert_gradients(lambda x: jnp.round(x), X, gradient=lambda x, g: 0 * g)
+
+
+def test_unknown_says_where_it_is_wrong():
+    def hand(x, g):
+        return 3 * x**2 * g * jnp.where(jnp.abs(x) > 4, 1 + 0.3 * jnp.sin(7 * x), 1)
+
+    report = jaxbp.check_gradients(cube, X, gradient=hand)
+    assert not report.ok
+    assert report.cause == "unknown"
+    assert "it is right as given" in report.findings[0].detail
+
+
+def test_budget_is_said_to_be_cut_short():
+    report = report_on("layer norm", "path through the variance", budget=4)
+    assert not report.ok
+    assert any("cut short" in note for note in report.notes)
+
+
+# --- a wrong layer in a network -----------------------------------------------------------------------
+
+
+class Tanh(jaxbp.Tanh):
+    def pull(self, params, saved, dy):
+        return dy * (1 - saved), ()
+
+
+def test_first_wrong_layer():
+    net = jaxbp.Chain(
+        jaxbp.Dense(4), jaxbp.Residual(jaxbp.Chain(Tanh())), jaxbp.Dense(3), jaxbp.Sigmoid()
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
+    report = jaxbp.check_gradients(net, net.init(jax.random.key(0), x), x)
+    assert not report.ok
+    assert report.findings[0].evidence["address"] == "layers[1].body.layers[0]"
+    assert "Tanh()" in report.findings[0].detail
+
+
+# --- custom_vjp: the rule is never its own oracle -----------------------------------------------------
+
+
+def make_rule(k):
+    @jax.custom_vjp
+    def fn(x, w):
+        return jnp.tanh(x * w)
+
+    def backward(saved, g):
+        x, w = saved
+        d = g * (1 - jnp.tanh(x * w) ** 2)
+        return k * d * w, d * x
+
+    fn.defvjp(lambda x, w: (fn(x, w), (x, w)), backward)
+    return fn
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, lambda f: lambda x, w: 2.0 * jax.jit(f)(x, w)])
+def test_custom_vjp_is_checked_against_the_function_inside(wrap):
+    assert jaxbp.check_gradients(wrap(make_rule(1)), X, X[::-1]).ok
+    report = jaxbp.check_gradients(wrap(make_rule(3)), X, X[::-1])
+    assert (report.cause, report.findings[0].path) == ("scale", "x")
+
+
+def test_custom_vjp_with_nondiff_argnums():
+    from functools import partial
+
+    @partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def power(x, n):
+        return x**n
+
+    power.defvjp(lambda x, n: (x**n, x), lambda n, x, g: (g * x ** (n - 1),))
+    report = jaxbp.check_gradients(power, X, 3)
+    assert report.cause == "scale"
+    assert report.findings[0].evidence["factor"] == pytest.approx(1 / 3)

@@ -1,0 +1,183 @@
+"""What the harness does not see of the norms: statistics, their training, devices, bad input."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxbp import (
+    BatchNorm,
+    Chain,
+    Dense,
+    Eval,
+    GroupNorm,
+    InputError,
+    LayerNorm,
+    Precision,
+    Residual,
+    RMSNorm,
+    SquaredError,
+    Stack,
+    Train,
+    make_step,
+    value_and_grad,
+)
+from tests.proof import like, normal
+
+X = normal(1, (6, 5, 4), "float64")
+
+
+@pytest.mark.parametrize(
+    ("layer", "axes"),
+    [
+        (LayerNorm(epsilon=1e-9), 2),
+        (GroupNorm(1, epsilon=1e-9), (1, 2)),
+        (GroupNorm(4, epsilon=1e-9), 1),
+        (BatchNorm(epsilon=1e-9), (0, 1)),
+    ],
+)
+def test_what_comes_out_has_mean_0_and_variance_1(layer, axes) -> None:
+    y = layer.forward(layer.init(jax.random.key(0), X), X + 3.0, Train())[0]
+    np.testing.assert_allclose(np.mean(y, axis=axes), 0, atol=1e-12)
+    np.testing.assert_allclose(np.var(y, axis=axes), 1, atol=1e-6)
+
+
+def test_group_norm_of_one_feature_groups_is_blind_to_the_other_features() -> None:
+    layer = GroupNorm(2)
+    params = layer.init(jax.random.key(0), X)
+    other = X.at[..., 2:].multiply(100.0)
+    np.testing.assert_array_equal(layer(params, X)[..., :2], layer(params, other)[..., :2])
+
+
+def test_the_gradient_of_running_statistics_in_training_is_exactly_zero() -> None:
+    layer = BatchNorm()
+    params = like(2, layer.init(jax.random.key(0), X))
+    _, saved = layer.forward(params, X, Train())
+    grads, _ = layer.backward(params, saved, normal(3, X.shape, "float64"))
+    assert [bool(np.any(grads[k])) for k in ("mean", "var", "scale", "offset")] == [0, 0, 1, 1]
+
+
+def test_statistics_move_by_momentum_and_not_in_evaluation() -> None:
+    layer = BatchNorm(momentum=0.75)
+    params = layer.init(jax.random.key(0), X)
+    moved = layer.update_statistics(params, layer.forward(params, X, Train())[1])
+    np.testing.assert_allclose(moved["mean"], 0.25 * np.mean(X, (0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(moved["var"], 0.75 + 0.25 * np.var(X, (0, 1)), rtol=1e-12)
+    still = layer.update_statistics(params, layer.forward(params, X, Eval())[1])
+    jax.tree.map(np.testing.assert_array_equal, still, params)
+
+
+def test_a_step_moves_statistics_in_a_stack_and_no_optimizer_touches_them() -> None:
+    net = Chain(Dense(4), Stack(Residual(Chain(BatchNorm(), Dense(4))), 2))
+    x, y = normal(1, (8, 3), "float32"), normal(2, (8, 4), "float32")
+    params = net.init(jax.random.key(0), x)
+    tx = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))  # decays whatever it may
+    step = make_step(net, SquaredError(), tx, donate=False)
+    after, _, _ = step(params, tx.init(params), x, y)
+    h = x @ params[0]["w"]
+    for i in range(2):
+        before = jax.tree.map(lambda a, i=i: a[i], params[1])
+        seen, here = {k: v[i] for k, v in after[1][0].items()}, before[0]
+        np.testing.assert_allclose(seen["mean"], 0.9 * here["mean"] + 0.1 * np.mean(h, 0), rtol=1e-5)
+        np.testing.assert_allclose(seen["var"], 0.9 * here["var"] + 0.1 * np.var(h, 0), rtol=1e-5)
+        h = Residual(Chain(BatchNorm(), Dense(4))).forward(before, h, Train())[0]
+    assert not np.allclose(after[1][0]["scale"], params[1][0]["scale"])
+
+
+def test_repeated_batches_bring_evaluation_to_training() -> None:
+    layer = BatchNorm(momentum=0.5)
+    params, x = layer.init(jax.random.key(0), X), 3.0 * X + 1.0
+    for _ in range(60):
+        y, saved = layer.forward(params, x, Train())
+        params = layer.update_statistics(params, saved)
+    np.testing.assert_allclose(layer(params, x), y, rtol=1e-9, atol=1e-9)
+
+
+def test_narrow_inputs_have_wide_statistics() -> None:
+    x = (normal(1, (64, 8), "float32") + np.float32(100)).astype(jnp.bfloat16)
+    layer = BatchNorm()
+    params = layer.init(jax.random.key(0), x)
+    y, (_, mu, r, var) = layer.forward(params, x, Train())
+    assert params["mean"].dtype == mu.dtype == r.dtype == var.dtype == jnp.float32
+    assert params["scale"].dtype == y.dtype == jnp.bfloat16
+    mixed = LayerNorm(precision=Precision("float32", output="bfloat16"))
+    assert mixed.init(jax.random.key(0), x)["scale"].dtype == jnp.float32
+    assert mixed(mixed.init(jax.random.key(0), x), x.astype(jnp.float32)).dtype == jnp.bfloat16
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxbp import BatchNorm, Train
+assert jax.device_count() == 4
+layer, x = BatchNorm(), jnp.arange(96, dtype="float32").reshape(8, 3, 4) ** 1.3
+params = layer.init(jax.random.key(0), x)
+
+@jax.jit
+def passes(params, x):
+    y, saved = layer.forward(params, x, Train())
+    return y, layer.backward(params, saved, jnp.sin(x)), layer.update_statistics(params, saved)
+
+rows = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
+one, four = passes(params, x), passes(params, jax.device_put(x, rows))
+assert len(four[0].sharding.device_set) == 4
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, four)
+print("same")
+"""
+
+
+def test_on_four_devices_the_statistics_are_those_of_the_whole_batch() -> None:
+    flags = "--xla_force_host_platform_device_count=4"
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == "same", run.stderr
+
+
+def test_per_example_gradients_of_layer_and_group_norm() -> None:
+    for layer in (LayerNorm(), RMSNorm(), GroupNorm(2)):
+        params = like(2, layer.init(jax.random.key(0), X))
+        _, saved = layer.forward(params, X)
+        _, delta = layer.pull(params, saved, normal(3, X.shape, "float64"))
+        each = jax.vmap(layer.gradient, (None, 0, 0))(params, saved, delta)
+        total = layer.gradient(params, saved, delta)
+        for name in total:
+            np.testing.assert_allclose(np.sum(each[name], 0), total[name], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: LayerNorm(epsilon=0.0), "epsilon must be positive"),
+        (lambda: BatchNorm(momentum=1.5), r"momentum must be in \[0, 1\]"),
+        (lambda: GroupNorm(0), "groups must be a positive integer"),
+        (lambda: GroupNorm(3).init(None, X), "that 3 groups divide, got 4"),
+        (lambda: GroupNorm(2).init(None, X[0, 0]), "at least 2 axes"),
+        (lambda: LayerNorm().init(None, jnp.zeros((3, 4), int)), "floating dtype"),
+        (lambda: BatchNorm().init(None, jnp.zeros((0, 4))), "none of them empty"),
+        (lambda: LayerNorm()(LayerNorm().init(None, X), X[..., :3]), "expected 4 features"),
+    ],
+)
+def test_bad_input_is_one_line(make, says) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_equal_errors_tell_nothing_of_a_mean() -> None:
+    """Why cotangents must never be all ones: the sum of a normalised row does not depend on `x`."""
+    net = LayerNorm()
+    params = net.init(jax.random.key(0), X)
+    _, saved = net.forward(params, X)
+    _, dx = net.backward(params, saved, jnp.ones_like(X))
+    np.testing.assert_allclose(dx, 0, atol=1e-12)
+    grads = value_and_grad(net, SquaredError())(params, X, 0 * X)[1]
+    assert np.all(np.abs(grads["scale"]) > 0.1)

@@ -1,0 +1,319 @@
+"""A model moves to torch or Flax and back with its weights, and gives the same outputs and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp import (
+    BatchNorm,
+    Chain,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    InputError,
+    LayerNorm,
+    MaxPool,
+    ReLU,
+    Residual,
+    RMSNorm,
+    Stack,
+    Train,
+)
+from jaxbp.check.oracle import relative_error
+from jaxbp.weights import from_flax, from_torch, load_params, save_params, to_flax, to_torch
+from tests.proof import by_hand, like, normal
+
+
+def start(net, x, seed=0):
+    """Random parameters (variances positive), none at its start."""
+    params = jax.jit(net.init)(jax.random.key(seed), x)
+    moved = jax.tree.map(jnp.add, params, like(seed + 1, params, 0.3))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a: jnp.abs(a) + 0.5 if path[-1] == jax.tree_util.DictKey("var") else a, moved
+    )
+
+
+def channels_first(a):
+    return np.moveaxis(np.asarray(a), -1, 1) if a.ndim > 2 else np.asarray(a)
+
+
+def compare(pairs, bar=1e-10):
+    for name, got, reference in pairs:
+        assert relative_error(got, reference) <= bar, name
+
+
+# --- torch ------------------------------------------------------------------------------------------
+
+
+def torch_passes(module, state, x, dy):
+    """Output, gradients by name, and error of the input, in float64 with channels first."""
+    torch = pytest.importorskip("torch")
+    module = module.double().train()
+    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, strict=False)
+    inputs = torch.from_numpy(np.array(channels_first(x))).requires_grad_()
+    y = module(inputs)
+    y.backward(torch.from_numpy(np.array(channels_first(dy))))
+    grads = {name: p.grad.numpy() for name, p in module.named_parameters()}
+    return y.detach().numpy(), grads, inputs.grad.numpy()
+
+
+def torch_cases():
+    nn = pytest.importorskip("torch").nn
+    return {
+        "dense": (Dense(5), nn.Linear(4, 5), (3, 4)),
+        "conv1": (Conv(6, (3,), stride=2, padding=1), nn.Conv1d(4, 6, 3, 2, 1), (2, 7, 4)),
+        "conv2": (
+            Conv(6, 3, stride=2, padding=2, dilation=2, groups=2),
+            nn.Conv2d(4, 6, 3, 2, 2, 2, 2),
+            (2, 7, 6, 4),
+        ),
+        "conv3": (Conv(2, (2, 2, 2), padding="VALID"), nn.Conv3d(3, 2, 2), (1, 3, 4, 3, 3)),
+        "transpose": (
+            ConvTranspose(6, 3, stride=2, padding=((1, 0), (1, 0)), groups=2),
+            nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2),
+            (2, 4, 3, 4),
+        ),
+        "layernorm": (LayerNorm(), nn.LayerNorm(5), (3, 5)),
+        "rmsnorm": (RMSNorm(), nn.RMSNorm(5, eps=1e-5), (3, 5)),
+        "groupnorm": (GroupNorm(2), nn.GroupNorm(2, 6), (3, 4, 5, 6)),
+        "batchnorm": (BatchNorm(), nn.BatchNorm2d(6), (3, 4, 5, 6)),
+    }
+
+
+NAMES = ["dense", "conv1", "conv2", "conv3", "transpose"]
+NAMES += ["layernorm", "rmsnorm", "groupnorm", "batchnorm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_agrees_in_value_and_every_gradient(name: str) -> None:
+    layer, module, shape = torch_cases()[name]
+    x = normal(1, shape, "float64")
+    params = start(layer, x)
+    run = jax.jit(lambda p, v, d: by_hand(layer, p, v, d, Train()))
+    dy = normal(2, jax.eval_shape(lambda: layer.forward(params, x, Train())[0]).shape, "float64")
+    y, dparams, dx = run(params, x, dy)
+    state = {k.removeprefix("0."): v for k, v in to_torch(layer, params).items()}
+    there = torch_passes(module, state, x, dy)
+    grads = {k.removeprefix("0."): v for k, v in to_torch(layer, dparams).items()}
+    names = set(there[1])
+    assert names == {k for k in grads if not k.startswith("running")}
+    compare([("y", channels_first(y), there[0]), ("dx", channels_first(dx), there[2])])
+    compare([(k, grads[k], there[1][k]) for k in names])
+
+
+def test_a_convolutional_network_comes_over_from_torch() -> None:
+    nn = pytest.importorskip("torch").nn
+    net = Chain(
+        Conv(4, 3, padding=1, bias=False),
+        BatchNorm(),
+        ReLU(),
+        MaxPool(2),
+        Flatten(),
+        Dense(7),
+        ReLU(),
+        Dense(3),
+    )
+    module = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(4 * 3 * 2, 7), nn.ReLU(), nn.Linear(7, 3),
+    ).double()  # fmt: skip
+    x = normal(1, (5, 6, 4, 2), "float64")
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    params = from_torch(net, params, module.state_dict(), x=x)
+    dy = normal(2, (5, 3), "float64")
+    y, dparams, dx = jax.jit(lambda p, v, d: by_hand(net, p, v, d, Train()))(params, x, dy)
+    there = torch_passes(module, {}, x, dy)
+    keys = [k for k in module.state_dict() if not k.endswith("tracked")]
+    modules = list(dict.fromkeys(k.rpartition(".")[0] for k in keys))
+    grads = to_torch(net, dparams, x=x, modules=modules)
+    compare([("y", y, there[0]), ("dx", channels_first(dx), there[2])])
+    compare([(k, grads[k], g) for k, g in there[1].items()])
+    back = to_torch(net, params, x=x, modules=modules)
+    assert list(back) == keys
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, module.state_dict()[key].numpy())
+
+
+def test_a_stack_is_so_many_modules_in_a_row() -> None:
+    nn = pytest.importorskip("torch").nn
+    net = Chain(Dense(3), Stack(Residual(Chain(Dense(3), ReLU())), 2))
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 3)).double()
+    x = normal(1, (5, 4), "float64")
+    params = from_torch(net, start(net, x), module.state_dict())
+    first, a, b = (m.weight.detach().numpy().T for m in module)
+    np.testing.assert_array_equal(params[0]["w"], first)
+    np.testing.assert_array_equal(params[1][0]["w"], np.stack([a, b]))
+
+
+# --- Flax -------------------------------------------------------------------------------------------
+
+
+def flax_cases():
+    nn = pytest.importorskip("flax.linen")
+    return {
+        "dense": (Dense(5), nn.Dense(5), (3, 4)),
+        "conv1": (Conv(6, (3,), stride=2), nn.Conv(6, (3,), 2), (2, 7, 4)),
+        "conv2": (
+            Conv(6, 3, stride=2, dilation=2, groups=2),
+            nn.Conv(6, (3, 3), 2, kernel_dilation=2, feature_group_count=2),
+            (2, 7, 6, 4),
+        ),
+        "conv3": (
+            Conv(2, (2, 2, 2), padding="VALID"),
+            nn.Conv(2, (2, 2, 2), padding="VALID"),
+            (1, 3, 4, 3, 3),
+        ),
+        "transpose": (ConvTranspose(6, 3, stride=2), nn.ConvTranspose(6, (3, 3), (2, 2)), (2, 4, 3, 4)),
+        "transpose-valid": (
+            ConvTranspose(6, (2,), stride=3, padding="VALID"),
+            nn.ConvTranspose(6, (2,), (3,), padding="VALID"),
+            (2, 4, 4),
+        ),
+        "layernorm": (LayerNorm(), nn.LayerNorm(1e-5, use_fast_variance=False), (3, 5)),
+        "rmsnorm": (RMSNorm(), nn.RMSNorm(1e-5), (3, 5)),
+        "groupnorm": (GroupNorm(2), nn.GroupNorm(2, epsilon=1e-5, use_fast_variance=False), (3, 4, 5, 6)),
+        "batchnorm": (
+            BatchNorm(),
+            nn.BatchNorm(False, momentum=0.9, use_fast_variance=False),
+            (3, 4, 5, 6),
+        ),
+    }
+
+
+FLAX_NAMES = [*NAMES, "transpose-valid"]
+
+
+@pytest.mark.parametrize("name", FLAX_NAMES)
+def test_flax_agrees_in_value_and_every_gradient(name: str) -> None:
+    layer, module, shape = flax_cases()[name]
+    x = normal(1, shape, "float64")
+    params = start(layer, x)
+    dy = normal(2, jax.eval_shape(lambda: layer.forward(params, x, Train())[0]).shape, "float64")
+    y, dparams, dx = jax.jit(lambda p, v, d: by_hand(layer, p, v, d, Train()))(params, x, dy)
+    variables = unnamed(to_flax(layer, params))
+
+    def apply(weights, v):
+        return flax_apply(module, {**variables, "params": weights}, v)[0]
+
+    @jax.jit
+    def there(weights, v, d):
+        out, vjp = jax.vjp(apply, weights, v)
+        return out, *vjp(d)
+
+    out, dweights, dv = there(variables["params"], x, dy)
+    grads = unnamed(to_flax(layer, dparams))["params"]
+    compare([("y", y, out), ("dx", dx, dv)])
+    assert set(grads) == set(dweights)
+    compare([(k, grads[k], dweights[k]) for k in grads])
+
+
+def flax_apply(module, variables, x):
+    """Flax promotes dtypes and ranks where it likes to."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return module.apply(variables, x, mutable=["batch_stats"])
+
+
+def unnamed(variables):
+    """The variables of the only module, as its own `apply` takes them."""
+    return {name: next(iter(modules.values())) for name, modules in variables.items()}
+
+
+def test_running_statistics_move_as_in_flax() -> None:
+    nn = pytest.importorskip("flax.linen")
+    layer = BatchNorm(momentum=0.8)
+    x = normal(1, (4, 3, 6), "float64")
+    params = start(layer, x)
+    _, saved = layer.forward(params, x, Train())
+    moved = layer.update_statistics(params, saved)
+    module = nn.BatchNorm(False, momentum=0.8, use_fast_variance=False)
+    _, after = flax_apply(module, unnamed(to_flax(layer, params)), x)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(moved[name], after["batch_stats"][name], rtol=1e-12)
+
+
+def test_a_network_comes_over_from_flax_and_goes_back() -> None:
+    nn = pytest.importorskip("flax.linen")
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3))(x)
+            x = nn.BatchNorm(use_running_average=True, epsilon=1e-5)(x)
+            x = nn.Conv(3, (1, 1))(nn.relu(x))
+            return nn.Dense(2)(x.mean(axis=(1, 2)))
+
+    net = Chain(Conv(4, 3), BatchNorm(), ReLU(), Conv(3, 1), GlobalAvgPool(), Dense(2))
+    x = normal(1, (2, 5, 4, 3), "float32")
+    variables = Model().init(jax.random.key(3), x)
+    params = from_flax(net, start(net, x), variables)
+    assert relative_error(net(params, x), Model().apply(variables, x)) < 1e-6
+    back = to_flax(net, params)
+    assert sorted(back["params"]) == sorted(variables["params"])
+    there = {**variables}
+    jax.tree.map(np.testing.assert_array_equal, back, there)
+
+
+# --- what does not fit ------------------------------------------------------------------------------
+
+
+NET = Chain(Conv(2, (3,)), ReLU(), Dense(3))
+X = jax.ShapeDtypeStruct((1, 5, 4), "float32")
+STATE = {
+    "a.weight": np.zeros((2, 4, 3), "float32"),
+    "a.bias": np.zeros(2, "float32"),
+    "b.weight": np.zeros((3, 2), "float32"),
+    "b.bias": np.zeros(3, "float32"),
+}
+
+
+def test_modules_by_name_may_stand_in_any_order() -> None:
+    turned = {key: STATE[key] + np.float32(1) for key in reversed(STATE)}
+    params = from_torch(NET, start(NET, X), turned, modules=["a", "b"])
+    np.testing.assert_array_equal(params[0]["w"], np.ones((3, 4, 2)))
+    np.testing.assert_array_equal(params[2]["b"], np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("state", "modules", "says"),
+    [
+        ({k: v for k, v in STATE.items() if k != "b.bias"}, None, "b has weight"),
+        ({k: v for k, v in STATE.items() if k[0] == "a"}, None, "2 layers with parameters here"),
+        ({**STATE, "a.weight": np.zeros((2, 3, 3), "float32")}, None, r"a.weight of shape \[2, 3, 3\]"),
+        (STATE, ["a", "c"], "no module c"),
+        ({**STATE, "a.extra": np.zeros(1)}, None, "a has bias, extra, weight"),
+    ],
+)
+def test_what_does_not_fit_is_named(state, modules, says) -> None:
+    with pytest.raises(InputError, match=says):
+        from_torch(NET, start(NET, X), state, modules=modules)
+
+
+def test_flax_needs_its_collection() -> None:
+    with pytest.raises(InputError, match="params"):
+        from_flax(NET, start(NET, X), {"Dense_0": {}})
+
+
+# --- safetensors ------------------------------------------------------------------------------------
+
+
+def test_a_file_gives_back_what_went_in(tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    params = start(NET, X)
+    save_params(tmp_path / "net.safetensors", params)
+    like_ = jax.eval_shape(NET.init, jax.random.key(0), X)
+    back = load_params(tmp_path / "net.safetensors", like_)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    other = Chain(Conv(3, (3,)), ReLU(), Dense(3))
+    with pytest.raises(InputError, match=r"0\.b: expected shape \[3\], got \[2\]"):
+        load_params(tmp_path / "net.safetensors", jax.eval_shape(other.init, jax.random.key(0), X))
+    (tmp_path / "cut.safetensors").write_bytes(b"123")
+    with pytest.raises(InputError, match="truncated or not safetensors"):
+        load_params(tmp_path / "cut.safetensors", like_)
+    with pytest.raises(InputError, match="no such file"):
+        load_params(tmp_path / "none.safetensors", like_)
