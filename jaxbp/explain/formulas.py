@@ -29,7 +29,7 @@ def _close(got: Iterable[float], expected: Iterable[float]) -> bool:
     return bool(np.allclose(list(got), list(expected), rtol=1e-9, atol=1e-13))
 
 
-# `a` is the input neuron and `h` the output neuron of an edge; `k` the output neuron in the input's place.
+# `a` is the input neuron of an edge, `h` its output neuron, `k` the output neuron in the input's place.
 # fmt: off
 OWN: list[tuple[Callable[[Expr, Expr], Expr], Callable[[float, float], float]]] = [
     #  as it is written                              as it is computed

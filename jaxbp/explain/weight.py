@@ -306,7 +306,7 @@ def _wide(tree: PyTree) -> PyTree:
 
 @lru_cache(maxsize=64)
 def _both_passes(net: Layer, loss: Loss) -> Any:
-    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled once: the training pass, with the input's error kept."""
+    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled: training's pass, and `x`'s error."""
 
     @jax.jit
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
@@ -324,7 +324,7 @@ def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode
         raise InputError("x: expected one example, got nothing in it")
     with_axis = jax.tree.map(lambda leaf: leaf[None], (x, y))
     try:
-        return *with_axis, build(net, params, *with_axis, loss, mode)
+        return *with_axis, build(net, params, with_axis[0], with_axis[1], loss, mode)
     except (InputError, TypeError, ValueError) as error:
         if not all(leaf.shape[:1] == (1,) for leaf in jax.tree.leaves(x)):
             raise
