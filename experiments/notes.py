@@ -149,9 +149,15 @@ def sections(explainer: Explainer) -> list[Section]:
     ]
 
 
-STYLE = """body{font:17px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}
-pre{overflow-x:auto;padding:1rem;border:1px solid #8886;border-radius:8px;font-size:.82rem;line-height:1.45}
-h2{margin-top:2.2rem}nav a{display:inline-block;margin-right:.8rem}@media print{pre{white-space:pre-wrap}}"""
+STYLE = """
+body { font: 17px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color-scheme: light dark; }
+pre { overflow-x: auto; padding: 1rem; border: 1px solid #8886; border-radius: 8px; font-size: .82rem;
+  line-height: 1.45; }
+h2 { margin-top: 2.2rem; }
+nav a { display: inline-block; margin-right: .8rem; }
+@media print { pre { white-space: pre-wrap; } }
+"""
 
 
 def render(parts: list[Section]) -> str:
@@ -170,9 +176,11 @@ def render(parts: list[Section]) -> str:
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         f"<title>Backpropagation by hand</title><style>{STYLE}</style></head><body>"
-        f"<h1>Backpropagation by hand</h1><p>{rule}: a derivative is a sum over paths of products along each. "
+        f"<h1>Backpropagation by hand</h1><p>{rule}: a derivative is a sum over paths of products "
+        "along each. "
         '<a href="network.html">The worked example to click through</a>.</p>'
         f"<nav>{links}</nav>{body}</body></html>"
     )

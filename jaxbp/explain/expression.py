@@ -108,7 +108,7 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
             return _power(_value(left, known), right, known)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _value(left, known), _value(right, known)
-            if isinstance(op, ast.Div) and not isinstance(b, jax.Array | jax.core.Tracer) and b == 0:
+            if isinstance(op, ast.Div) and not isinstance(b, jax.Array) and b == 0:
                 raise InputError("--expr: division by zero")
             return OPERATORS[type(op)](a, b)
         case ast.Call(func=ast.Name(id=label), args=args):

@@ -29,7 +29,7 @@ def _close(got: Iterable[float], expected: Iterable[float]) -> bool:
     return bool(np.allclose(list(got), list(expected), rtol=1e-9, atol=1e-13))
 
 
-# `a` is the input neuron and `h` the output neuron of an edge; `k` the output neuron in the input's place.
+# `a` is the input neuron of an edge, `h` its output neuron, `k` the output neuron in the input's place.
 # fmt: off
 OWN: list[tuple[Callable[[Expr, Expr], Expr], Callable[[float, float], float]]] = [
     #  as it is written                              as it is computed
@@ -70,8 +70,7 @@ class Formulas:
 
     def weight(self, target: Target, block: Block, i: int) -> Expr | None:
         """`∂block_i/∂w` as a formula: the input neuron that the weight meets, or 1."""
-        part = target.part
-        assert part is not None
+        part = next(p for p in self.graph.parts if p.target is block)
         if part.source.value.size > 100_000 or part.target.value.size > 4096:
             return None
         here = [(part.params, part.x, part.y, part.saved), *self._at(part)]

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from jaxbp.check.autodiff import function_gradients
 from jaxbp.explain.graph import Block, Bundle, Web
-from jaxbp.explain.paths import Pass, largest
+from jaxbp.explain.paths import Pass, Start, largest
 from jaxbp.explain.reader import Reader, Stage
 from jaxbp.explain.symbols import Expr, mul, name, neg, num, power, substitute
 from jaxbp.layer import InputError
@@ -109,9 +109,9 @@ def explain_function(
     multiply; where a value is used twice, there are several paths, and they add.
 
     `x` are numbers or arrays (an array's entries are inputs `x1`, `x2`, …); `f` returns one number.
-    `names` are the stages' names in order, instead of `h1, h2, …, y`; `inputs` are the
-    inputs' names, instead of those of the function's own parameters. At most `k` paths an input are listed, all are counted. Computed in
-    float64. Ties in a maximum share the derivative equally, as in JAX.
+    `names` are the stages' names in order, instead of `h1, h2, …, y`; `inputs` are the inputs' names,
+    instead of those of the function's own parameters. At most `k` paths an input are listed, all are
+    counted. Computed in float64. Ties in a maximum share the derivative equally, as in JAX.
 
     Raises `InputError` where `f` does not return one number, or uses an operation without a row in the
     table, and names it.
@@ -172,7 +172,7 @@ def _entries(label: str, value: np.ndarray) -> list[str]:
 
 
 def _live(stages: list[Stage], end: int, inputs: int, value: float) -> tuple[list[Stage], int]:
-    """The inputs and the stages that the result needs, renumbered, squares of differences as one stage."""
+    """The inputs and the stages that the result needs, renumbered; squared differences as one stage."""
     if end < inputs:  # a constant, or an input itself: make the result a stage of its own
         formula = num(value) if end < 0 else name(f"@{end}")
         slopes = () if end < 0 else ((num(1), 1.0),)
@@ -223,7 +223,8 @@ def _name(stages: list[Stage], end: int, labels: list[str], names: Sequence[str]
     if names is not None:
         if len(names) != len(made) or len({*names, *labels}) != len(names) + len(labels):
             raise InputError(
-                f"names: expected {len(made)} different names, one a stage, got {len(names)}: {list(names)}"
+                f"names: expected {len(made)} different names, one a stage, "
+                f"got {len(names)}: {list(names)}"
             )
         own = list(names)
     else:
@@ -267,7 +268,7 @@ def _derivative(
 ) -> Derivative:
     block = next(b for b in walk.graph.blocks if b.number == stage.number)
     ahead = walk.ahead(block)
-    start = [(b.target, b.jacobian, b) for b in walk.graph.leaving(block)]
+    start: list[Start] = [(b.target, b.jacobian, b) for b in walk.graph.leaving(block)]
     routes = []
     for steps in largest(walk, start, k):
         factors = tuple(s.factor for s in steps)

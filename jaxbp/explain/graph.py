@@ -9,14 +9,15 @@ listed here is explained as one block, whose derivatives come from its own `back
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property, singledispatchmethod
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import coo_array, csr_array, eye_array
 
+from jaxbp import compose
 from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack
 from jaxbp.explain import jacobian
 from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
@@ -163,8 +164,11 @@ class Walk:
     mode: Mode
     count: int = 0
 
-    @singledispatchmethod
     def wire(self, layer: Layer, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+        """`(y, block of y)`. A subclass of a combinator may join differently, so types are exact."""
+        return WIRES.get(type(layer), Walk.leaf)(self, layer, place, x, block)
+
+    def leaf(self, layer: Layer, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
         """A leaf, or a combinator that is not known: one bundle of edges, from its own backward."""
         y, saved = jacobian._forward(layer, place.params, x, place.mode)
         if jacobian.moves_only(layer, place.params, x, y, place.mode):
@@ -183,15 +187,21 @@ class Walk:
         self.graph.connect(Bundle(block, target, part))
         return y, target
 
-    @wire.register(Chain)
-    def _chain(self, layer: Chain, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+    def chain(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
         modes = place.mode.split(len(layer.layers))
         for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
             x, block = self.wire(part, place.item(i, mode), x, block)
         return x, block
 
-    @wire.register(Residual)
-    def _residual(self, layer: Residual, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+    def tied(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+        """A chain whose last layer works with the first one's parameters: two places, one weight."""
+        modes = place.mode.split(len(layer.layers))
+        for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
+            at = place.item(0 if i == len(layer.layers) - 1 else i, mode)
+            x, block = self.wire(part, at, x, block)
+        return x, block
+
+    def residual(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
         y, body = self.wire(layer.body, place, x, block)
         y = jax.tree.map(jnp.add, x, y)
         total = self.graph.add("s", self.count, y)
@@ -199,24 +209,32 @@ class Walk:
             self.graph.connect(Bundle(source, total, None, eye_array(body.value.size).tocsr()))
         return y, total
 
-    @wire.register(Branch)
-    def _branch(self, layer: Branch, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+    def branch(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
         modes = place.mode.split(len(layer.bodies))
         ends = [
             self.wire(body, place.item(i, mode), x, block)
             for i, (body, mode) in enumerate(zip(layer.bodies, modes, strict=True))
         ]
-        y, joined = MERGES[layer.merge].join([value for value, _ in ends])
+        values = [value for value, _ in ends]
+        y, here = self._merged(layer.merge, values)
+        random = np.random.default_rng(0)
+        drawn = [jnp.asarray(random.uniform(0.5, 1.5, v.shape), v.dtype) for v in values]
+        _, pattern = self._merged(layer.merge, drawn)
         total = self.graph.add("s", self.count, y)
-        units = jnp.eye(total.value.size, dtype=y.dtype).reshape(-1, *y.shape)
-        pulled = jax.vmap(lambda u: tuple(MERGES[layer.merge].part(joined, u)))(units)
-        for (_, source), rows in zip(ends, pulled, strict=True):
-            matrix = csr_array(np.asarray(rows, np.float64).reshape(total.value.size, -1).T)
+        for (_, source), slopes, there in zip(ends, here, pattern, strict=True):
+            rows, columns = np.nonzero((slopes != 0) | (there != 0))
+            matrix = coo_array((slopes[rows, columns], (rows, columns)), slopes.shape).tocsr()
             self.graph.connect(Bundle(source, total, None, matrix))
         return y, total
 
-    @wire.register(Stack)
-    def _stack(self, layer: Stack, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
+    def _merged(self, merge: str, values: list[Any]) -> tuple[Any, list[np.ndarray]]:
+        """What a branch's merge makes of `values`, and `[from, to]` derivatives by each of them."""
+        y, joined = MERGES[merge].join(values)
+        units = jnp.eye(y.size, dtype=y.dtype).reshape(-1, *y.shape)
+        pulled = jax.vmap(lambda u: tuple(MERGES[merge].part(joined, u)))(units)
+        return y, [np.asarray(rows, np.float64).reshape(y.size, -1).T for rows in pulled]
+
+    def stack(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
         modes = place.mode.stack(layer.depth)
         for i in range(layer.depth):
             mode = jax.tree.map(lambda leaf, i=i: leaf[i], modes)
@@ -239,6 +257,16 @@ class Place:
     def slice(self, i: int, mode: Mode) -> Place:
         params = jax.tree.map(lambda leaf: leaf[i], self.params)
         return Place(params, mode, self.address, (*self.slices, i))
+
+
+WIRES: dict[type[Layer], Any] = {
+    Chain: Walk.chain,
+    Residual: Walk.residual,
+    Branch: Walk.branch,
+    Stack: Walk.stack,
+}
+if hasattr(compose, "Tied"):
+    WIRES[compose.Tied] = Walk.tied  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def build(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode = Eval()) -> Graph:

@@ -48,7 +48,12 @@ def arrays(graph: Graph) -> Iterator[tuple[Part, int, str, str, Any]]:
         tokens(jax.tree_util.keystr(path)): jax.tree_util.keystr(path)
         for path, _ in jax.tree_util.tree_leaves_with_path(graph.params)
     }
+    seen: set[Any] = set()
     for part in graph.parts:
+        if (part.address, part.slices) in seen:
+            continue  # the second place of a tied weight
+        if part.number is not None:
+            seen.add((part.address, part.slices))
         for leaf, (path, array) in enumerate(jax.tree_util.tree_leaves_with_path(part.params)):
             own = tokens(jax.tree_util.keystr(path))
             full = paths.get((*part.address, *own), "".join(f"[{t}]" for t in (*part.address, *own)))

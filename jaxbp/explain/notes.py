@@ -69,8 +69,8 @@ def slips(explainer: Explainer) -> str:
             f"     ∂L/∂w131 is {fine(w131.gradient)}; the notes have -6.4e-3.",
             "  3. A bias moves against its gradient as a weight does: b21 := b21 - η ∂L/∂b21 = "
             f"{figure(bias.stepped)}.",
-            f"  4. With the stray factor the product would be {figure(stray, 3)}; the notes print -0.029, with "
-            "the wrong sign, and then take -0.065 for the step.",
+            f"  4. With the stray factor the product would be {figure(stray, 3)}; the notes print "
+            "-0.029, with the wrong sign, and then take -0.065 for the step.",
             f"  5. h13(1 - h13) = {h13 * (1 - h13):.4f}, not 0.0979.",
         ]
     )

@@ -68,9 +68,9 @@ class Pass:
             best = np.maximum(best, strongest(matrix, next_.best))
         return Ahead(count, edges, error, best)
 
-    def edges_from(self, block: Block) -> int:
-        """How many edges there are in all between this block and the loss, each counted once."""
-        seen, waiting, total = set(), [block], 0
+    def edges_from(self, blocks: list[Block]) -> int:
+        """How many edges there are in all between these blocks and the loss, each counted once."""
+        seen, waiting, total = set(), [*blocks], 0
         while waiting:
             top = waiting.pop()
             if top.number not in seen:
@@ -87,14 +87,14 @@ def add_integers(matrix: csr_array, values: list[int]) -> list[int]:
     mask = (1 << LIMB) - 1
     cut = np.array([[(v >> (LIMB * k)) & mask for k in range(limbs)] for v in values], np.float64)
     pattern = csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
-    sums = pattern @ cut.reshape(len(values), limbs)
+    sums = np.asarray(pattern @ cut.reshape(len(values), limbs))
     return [sum(int(limb) << (LIMB * k) for k, limb in enumerate(part)) for part in sums]
 
 
 def strongest(matrix: csr_array, best: np.ndarray) -> np.ndarray:
     """`max_i |matrix[j, i]| best[i]` for each row `j`, 0 for a row without edges."""
-    out = np.zeros(matrix.shape[0])
-    full = np.flatnonzero(np.diff(matrix.indptr))
+    out = np.zeros(len(matrix.indptr) - 1)
+    full = np.flatnonzero(np.diff(np.asarray(matrix.indptr)))
     if full.size:
         products = np.abs(matrix.data) * best[matrix.indices]
         out[full] = np.maximum.reduceat(products, matrix.indptr[full])

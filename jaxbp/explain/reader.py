@@ -117,8 +117,9 @@ class Reader:
             row = TABLE["square"] if params["y"] == 2 else integer_power(params["y"])
         if row is None:
             raise InputError(
-                f"explain_function: no local derivative for {kind!r}; known are {', '.join(sorted(TABLE))}, "
-                "integer_pow, select_n, sums, products, maxima, dots, scans and whatever only moves numbers"
+                f"explain_function: no local derivative for {kind!r}; known are "
+                f"{', '.join(sorted(TABLE))}, integer_pow, select_n, sums, products, maxima, dots, scans "
+                "and whatever only moves numbers"
             )
         return [self._elementwise(equation, kind, row, inputs)]
 

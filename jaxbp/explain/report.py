@@ -65,7 +65,7 @@ def savings(explainer: Explainer) -> str:
         if len(targets) > MANY:
             return ""
         found = [explainer.weight(t.path, 1, formulas=False).savings for t in targets]
-        edges = explainer.walk.edges_from(explainer.graph.input)
+        edges = explainer.walk.edges_from([explainer.graph.input])
     paths, one_by_one = sum(s.paths for s in found), sum(s.one_by_one for s in found)
     return (
         f"All {len(targets)} weights together have {big(paths)} paths: {big(one_by_one)} multiplications "

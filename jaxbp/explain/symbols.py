@@ -17,7 +17,7 @@ GREEK = {"ŷ": r"\hat{y}", "δ": r"\delta", "η": r"\eta", "σ": r"\sigma"}
 
 @dataclass(frozen=True)
 class Expr:
-    """`op` with `args`: `num` (text), `name` (text), `add`, `mul`, `div`, `pow`, `neg`, `step`, `call`."""
+    """`op` with `args`: num and name (text), add, mul, div, pow, neg, step, call (name, …)."""
 
     op: str
     args: tuple[object, ...]
@@ -154,7 +154,8 @@ def _text_mul(e: Expr) -> str:
 
 
 def _text_div(e: Expr) -> str:
-    return f"{_wrap(_arg(e, 0), ('add', 'neg', 'div', 'mul'))}/{_wrap(_arg(e, 1), ('add', 'neg', 'div', 'mul'))}"
+    above, below = (_wrap(part, ("add", "neg", "div", "mul")) for part in _parts(e))
+    return f"{above}/{below}"
 
 
 def _text_pow(e: Expr) -> str:

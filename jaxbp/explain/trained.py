@@ -19,9 +19,9 @@ Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 
 def from_run(path: Path, example: int) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
-    from jaxbp.train.checkpoint import load_params
     from jaxbp.train.report import open_run
     from jaxbp.train.task import keys, make_task
+    from jaxbp.weights import load_params
 
     task = make_task(open_run(path))
     params = load_params(path / "params.safetensors", task.init(keys(0)[0]))

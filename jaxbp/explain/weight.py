@@ -185,7 +185,9 @@ class Explainer:
                 total += factor * float(ahead.error[i])
         shown = tuple(self._path(target, steps, formulas) for steps in found)
         remainder = total - float(np.sum([p.contribution for p in shown])) if count > len(shown) else 0.0
-        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(start[0][0])
+        once = sum(line.nnz for _, line, _ in start) + self.walk.edges_from(
+            [block for block, *_ in start]
+        )
         savings = Savings(count, edges, once)
         meets, error = self._two_equations(target, start, shown)
         return Explanation(
@@ -211,7 +213,12 @@ class Explainer:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        return [(part.target, part.touched(target.leaf, target.index), None)]
+        shared = [
+            p
+            for p in self.graph.parts
+            if p.number and (p.address, p.slices) == (part.address, part.slices)
+        ]
+        return [(p.target, p.touched(target.leaf, target.index), None) for p in shared]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)
@@ -299,7 +306,7 @@ def _wide(tree: PyTree) -> PyTree:
 
 @lru_cache(maxsize=64)
 def _both_passes(net: Layer, loss: Loss) -> Any:
-    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled once: the training pass, with the input's error kept."""
+    """`fn(params, x, y, mode) -> (value, grads, dx)`, compiled: training's pass, and `x`'s error."""
 
     @jax.jit
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
@@ -317,7 +324,7 @@ def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode
         raise InputError("x: expected one example, got nothing in it")
     with_axis = jax.tree.map(lambda leaf: leaf[None], (x, y))
     try:
-        return *with_axis, build(net, params, *with_axis, loss, mode)
+        return *with_axis, build(net, params, with_axis[0], with_axis[1], loss, mode)
     except (InputError, TypeError, ValueError) as error:
         if not all(leaf.shape[:1] == (1,) for leaf in jax.tree.leaves(x)):
             raise

@@ -1,4 +1,4 @@
-"""The ladder: every exercise can be solved, wrong answers are told apart, and bad files get a clear word."""
+"""The ladder: every exercise can be solved, wrong answers are told apart, bad files get a word."""
 
 import json
 

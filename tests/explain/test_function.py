@@ -1,4 +1,4 @@
-"""Functions of numbers: the notes' examples as they are written there, every row of the table, and more."""
+"""Functions of numbers: the notes' examples as written there, every row of the table, and more."""
 
 import jax
 import jax.numpy as jnp

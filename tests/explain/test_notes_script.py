@@ -9,7 +9,8 @@ import pytest
 ORDER = [
     "2x e^{x²}", "2x e^{x²} e^{e^{x²}}", "-(1/(e^{x²})²) · 2x e^{x²}",
     "x → ·w1 → σ → h1 → ·w2 → σ → h2 → ·w3 → σ → ŷ → L", "3 paths lead from w121 to L",
-    "Going backwards re-uses work", "0.947846, 0.802184, 0.890903, 0.908877", "-0.13037670618", "0.26092850985",
+    "Going backwards re-uses work", "0.947846, 0.802184, 0.890903, 0.908877",
+    "-0.13037670618", "0.26092850985",
     "h13(1 - h13) = 0.0972, not 0.0979", "so it stops",
 ]  # fmt: skip
 

@@ -373,7 +373,8 @@ def test_a_phone(opened):
 def test_everything_that_acts_has_a_name(opened):
     nameless = opened.execute_script(
         "return [...document.querySelectorAll('button, select, input, [tabindex]')].filter(e =>"
-        "!(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"
+        "!(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length))"
+        ".map(e => e.outerHTML)"
     )
     assert nameless == []
     assert opened.execute_script("return document.documentElement.lang") == "en"

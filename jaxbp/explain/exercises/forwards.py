@@ -82,6 +82,6 @@ def recurrence(x, w_x, w_h, b):
 
 
 def training_loss(w1, b1, w2, b2, x, y):
-    """L = Σ (y - ŷ)² with ŷ = softmax(σ(x w1 + b1) w2 + b2): the notes' network on one example x: [in]."""
+    """L = Σ (y - ŷ)² with ŷ = softmax(σ(x w1 + b1) w2 + b2): the notes' network, one example."""
     h = jax.nn.sigmoid(x @ w1 + b1)
     return jnp.sum((y - jax.nn.softmax(h @ w2 + b2)) ** 2)

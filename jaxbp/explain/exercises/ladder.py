@@ -79,15 +79,15 @@ LADDER: dict[str, Exercise] = {
         Exercise(
             "softmax", "Softmax: outputs that are coupled", forwards.softmax, {"a": (3, 4)},
             ("How many outputs does one a_i change? Every one of them has a path back to it.",
-             "∂ŷ_i/∂a_i = ŷ_i(1 - ŷ_i), and ∂ŷ_k/∂a_i = -ŷ_k ŷ_i for k ≠ i: leaving the second out is the slip in "
-             "the notes.",
+             "∂ŷ_i/∂a_i = ŷ_i(1 - ŷ_i), and ∂ŷ_k/∂a_i = -ŷ_k ŷ_i for k ≠ i: leaving the second out "
+             "is the slip in the notes.",
              "Sum over k: da_i = ŷ_i (dy_i - Σ_k dy_k ŷ_k), row by row of the batch."),
         ),
         Exercise(
             "cross-entropy", "Softmax and cross-entropy in one", forwards.cross_entropy,
             {"a": (3, 4), "y": (3, 4)},
-            ("log softmax(a)_i = a_i - log Σ_k e^{a_k}. One path to a_i is through its own term, one through "
-             "the sum.",
+            ("log softmax(a)_i = a_i - log Σ_k e^{a_k}. One path to a_i is through its own term, "
+             "one through the sum.",
              "The derivative of log Σ_k e^{a_k} by a_i is softmax(a)_i.",
              "Where Σ_i y_i = 1 the two paths add to softmax(a) - y; do not forget dy, a single number."),
             fixed=("y",),
@@ -103,7 +103,8 @@ LADDER: dict[str, Exercise] = {
             {"x": (5, 3), "w1": (3, 4), "b1": (4,), "w2": (4, 2), "b2": (2,)},
             ("Go backwards layer by layer: dense, sigmoid, dense. You have written each of them.",
              "The error at h is dy w2ᵀ; the error at the pre-activation is that times h(1 - h).",
-             "With δ for the error at a pre-activation, every weight gradient is (what the layer saw)ᵀ δ."),
+             "With δ for the error at a pre-activation, every weight gradient is (what the layer "
+             "saw)ᵀ δ."),
         ),
         Exercise(
             "layer-norm", "Layer normalisation", forwards.layer_norm,
@@ -121,7 +122,8 @@ LADDER: dict[str, Exercise] = {
         Exercise(
             "attention", "Attention", forwards.attention, {"q": (4, 3), "k": (4, 3), "v": (4, 3)},
             ("Name the stages: scores s, weights p = softmax(s), y = p v. Go back through them.",
-             "From y = p v come dv = pᵀ dy and dp = dy vᵀ; ds from dp is your softmax exercise, row by row.",
+             "From y = p v come dv = pᵀ dy and dp = dy vᵀ; ds from dp is your softmax exercise, "
+             "row by row.",
              "q and k are met by ds and dsᵀ; both carry the factor 1/√d."),
         ),
         Exercise(

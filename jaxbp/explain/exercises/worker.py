@@ -16,7 +16,8 @@ from typing import Any
 def load(file: Path) -> Any:
     """The module in `file`."""
     spec = spec_from_file_location("exercise", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
