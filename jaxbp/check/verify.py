@@ -525,7 +525,7 @@ def _arrays(values: Sequence[Any]) -> list[np.ndarray]:
 
 def _direction(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scale = np.maximum(np.abs(leaf), 0.1 * (np.mean(np.abs(leaf)) if leaf.size else 0) + 1e-3)
-    return scale * rng.standard_normal(leaf.shape)
+    return np.asarray(scale * rng.standard_normal(leaf.shape))
 
 
 def _error(got: np.ndarray, true: np.ndarray) -> float:
