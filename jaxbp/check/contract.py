@@ -42,6 +42,11 @@ def difference(a: list[np.ndarray], b: list[np.ndarray]) -> tuple[int, float]:
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         if x.shape != y.shape:
             return i, np.inf
+        with np.errstate(invalid="ignore"):
+            largest = float(np.max(np.abs(x - y), initial=0.0))
+        if np.isfinite(largest):
+            worst = max(worst, (i, largest / (noise.scale_of(y) or 1.0)), key=lambda pair: pair[1])
+            continue
         both = np.isnan(x) & np.isnan(y)
         gap = np.where(both | (x == y), 0.0, np.abs(x - y))
         gap = np.where(np.isnan(gap), np.inf, gap)

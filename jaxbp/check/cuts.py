@@ -149,7 +149,9 @@ def _effects(case: Case, edited: Edited, thetas: np.ndarray) -> np.ndarray:
     case.used += len(thetas) * len(_points(case))
     with float64():
         runs = [edited.run(thetas, *case.points[q]) for q in _points(case)]
-    rows = [_row(case, [[leaf[n] for leaf in run] for run in runs]) for n in range(len(thetas))]
+    rows = [
+        _row(case, [[np.asarray(leaf[n]) for leaf in run] for run in runs]) for n in range(len(thetas))
+    ]
     return np.nan_to_num(np.stack(rows), nan=1e30, posinf=1e30, neginf=-1e30)
 
 

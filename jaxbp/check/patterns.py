@@ -409,7 +409,7 @@ def _row_finding(
 
 
 def _unit(a: np.ndarray, true: np.ndarray) -> np.ndarray:
-    return a / (float(np.max(np.abs(true), initial=0.0)) or 1.0)
+    return np.asarray(a / (float(np.max(np.abs(true), initial=0.0)) or 1.0))
 
 
 def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:

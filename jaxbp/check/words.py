@@ -186,7 +186,11 @@ def _factor(case: Case, sites: Sites, choice: Instead, names: str, evidence: dic
         detail = f"{names}: the mask of the selection {at(op)} is {choice.words}"
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
-    mask = values is not None and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
+    mask = (
+        values is not None
+        and np.any(values == 0)
+        and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
+    )
     origin = _origin(case, sites, op, 1 - k)
     detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
     return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
