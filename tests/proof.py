@@ -158,11 +158,19 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 @cache
 def reference(case: Case, drawn: str, i: int) -> tuple[Any, list[Any]]:
-    """Un-jitted float64 autodiff of the forward pass on input `i`: `(y, [gradient a floating leaf])`."""
+    """Float64 autodiff of the forward pass on input `i`: `(y, [gradient a floating leaf])`.
+
+    Un-jitted; but compiled for the cases of a layer that are only run compiled themselves. Those are its
+    further shapes, and running them operation by operation would take most of the suite's time.
+    """
     params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
     floating, put = split_leaves((params, xs[i]))
-    y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
-    return y, vjp(dys[i])[0]
+
+    def solve(v: Any, dy: Any) -> tuple[Any, list[Any]]:
+        y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], v)
+        return y, vjp(dy)[0]
+
+    return (solve if "eager" in case.modes else jax.jit(solve))(floating, dys[i])
 
 
 def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
