@@ -104,6 +104,11 @@ def like(key: int, tree: Any, scale: float = 1.0) -> Any:
     return jax.tree.unflatten(structure, drawn)
 
 
+def rounded(leaf: Any) -> Any:
+    """A floating array in bfloat16."""
+    return jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)) if is_floating(leaf) else leaf
+
+
 def is_floating(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
@@ -124,14 +129,17 @@ def pose(case: Case, drawn: str) -> Problem:
     def make_x(key: int) -> Any:
         return case.x(key, drawn) if callable(case.x) else normal(key, case.x, drawn, case.scale)
 
-    xs = make_x(10 * case.seed + 1), make_x(10 * case.seed + 2)
     key = jax.random.key(case.seed)
-    if case.params is not None:
-        params = case.params(10 * case.seed + 3, drawn)
+    if drawn == "bfloat16":  # the same numbers, rounded: `init` is compiled once a case
+        params, xs = jax.tree.map(rounded, pose(case, "float32")[:2])
     else:
-        init = jax.jit(case.layer.init)(key, xs[0])
-        nudge = like(10 * case.seed + 4, init, 0.3)
-        params = jax.tree.map(lambda p, n: p + n if is_floating(p) else p, init, nudge)
+        xs = make_x(10 * case.seed + 1), make_x(10 * case.seed + 2)
+        if case.params is not None:
+            params = case.params(10 * case.seed + 3, drawn)
+        else:
+            init = jax.jit(case.layer.init)(key, xs[0])
+            nudge = like(10 * case.seed + 4, init, 0.3)
+            params = jax.tree.map(lambda p, n: p + n if is_floating(p) else p, init, nudge)
     mode = Train(key) if case.train else Eval()
     y = jax.eval_shape(lambda: case.layer.forward(params, xs[0], mode)[0])
     return Problem(params, xs, (like(5, y), like(6, y)), mode)
@@ -157,20 +165,26 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 @cache
-def reference(case: Case, drawn: str, i: int) -> tuple[Any, list[Any]]:
-    """Float64 autodiff of the forward pass on input `i`: `(y, [gradient a floating leaf])`.
+def oracle(case: Case) -> Callable[..., Any]:
+    """`(params, x, dy, mode) -> (y, [gradient a floating leaf])` by autodiff of the forward pass.
 
     Un-jitted; but compiled for the cases of a layer that are only run compiled themselves. Those are its
     further shapes, and running them operation by operation would take most of the suite's time.
     """
-    params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
-    floating, put = split_leaves((params, xs[i]))
 
-    def solve(v: Any, dy: Any) -> tuple[Any, list[Any]]:
-        y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], v)
+    def solve(params: Any, x: Any, dy: Any, mode: Any) -> tuple[Any, list[Any]]:
+        floating, put = split_leaves((params, x))
+        y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
         return y, vjp(dy)[0]
 
-    return (solve if "eager" in case.modes else jax.jit(solve))(floating, dys[i])
+    return solve if "eager" in case.modes else jax.jit(solve)
+
+
+@cache
+def reference(case: Case, drawn: str, i: int) -> tuple[Any, list[Any]]:
+    """The oracle's float64 answer on input `i`."""
+    params, xs, dys, mode = in_dtype(pose(case, drawn), "float64")
+    return oracle(case)(params, xs[i], dys[i], mode)
 
 
 def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:

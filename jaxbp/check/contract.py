@@ -220,7 +220,7 @@ def _linear(check: Check) -> list[Finding]:
     if len(check.points) < 2:
         return []
     (leaves, a), (_, b) = check.wide[0], check.wide[1]
-    mixed = [2 * x - 0.5 * y for x, y in zip(a, b, strict=True)]
+    mixed = [2 * np.asarray(x) - 0.5 * np.asarray(y) for x, y in zip(a, b, strict=True)]
     check.report.evaluations += 1
     first, second = check.got[0], check.got[1]
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jaxbp.check import cuts, patterns
+from jaxbp.check.diagonal import diagonal
 from jaxbp.check.report import Finding
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def diagnose(case: Case) -> list[Finding]:
             open_ = []
     for i in open_:
         found[i] = (
-            cuts.explain(case, [i], alone=True) or patterns.updated(case, i) or cuts.unknown(case, i)
+            cuts.explain(case, [i], alone=True)
+            or diagonal(case, i)
+            or patterns.updated(case, i)
+            or cuts.unknown(case, i)
         )
     if case.cut_short:
         case.notes.append(

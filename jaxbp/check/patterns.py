@@ -455,8 +455,8 @@ def _step_size(case: Case, i: int, j: int, q: int) -> float | None:
 
     def gradient(eta: float) -> np.ndarray:
         case.used += 1
-        moved = [leaf - eta * step if n == j else leaf for n, leaf in enumerate(leaves)]
         with float64():
+            moved = [leaf - eta * step if n == j else leaf for n, leaf in enumerate(leaves)]
             return np.asarray(case.oracle.compiled(moved, dy)[i])
 
     eta, small = 0.0, 1e-5 / (float(np.max(np.abs(step))) or 1.0)

@@ -35,7 +35,7 @@ class Place:
     function: str = ""
 
     def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line}" if self.file else "unknown line"
+        return f"{os.path.basename(self.file)}:{self.line}" if self.file else "a line inside a library"
 
     @property
     def text(self) -> str:
