@@ -52,7 +52,7 @@ class Attention(Layer):
     ignores, so that its gradient would be 0 for ever.
 
     Keeps `x`, `m`, `q`, `k`, `v`, `p`, `o`, and which entries dropout kept. `p` is zero wherever a mask
-    hides, so no mask is kept. It is the one thing that grows with `T S`; keeping it saves the way back
+    hides, so no mask is kept, and stays in float32 at least, for pass 3 takes a small difference. It is the one thing that grows with `T S`; keeping it saves the way back
     the products of pass 2 and the softmax.
 
     `causal`: query `i` sees keys `j ≤ i`. `window = n`: only keys less than `n` places away.
@@ -127,9 +127,9 @@ class Attention(Layer):
         x_, m = inputs.astype(dtype), None if memory is inputs else memory.astype(dtype)
         q, k, v = self._project(params, x_, x_ if m is None else m)  # 1
         seen = self._seen(q.shape[-2], k.shape[-2], mask)
-        p = _softmax(self._scores(q, k), seen).astype(dtype)  # 2, 3
+        p = _softmax(self._scores(q, k), seen)  # 2, 3
         kept = self._draw(p.shape, mode)
-        o = self._read(p if kept is None else self._drop(p, kept), v)  # 4
+        o = self._read((p if kept is None else self._drop(p, kept)).astype(dtype), v)  # 4
         y = self._out(params, o)  # 5
         y = y.astype(self.precision.output or inputs.dtype)
         saved = {"x": x_, "memory": m, "q": q, "k": k, "v": v, "p": p, "o": o, "kept": kept, "form": form}
@@ -193,18 +193,18 @@ class Attention(Layer):
 
     def pull(self, params: Any, saved: Any, dy: Array) -> tuple[Any, Any]:
         q, k, v, p, kept = (saved[name] for name in ("q", "k", "v", "p", "kept"))
-        dtype, kv_heads = p.dtype, k.shape[-3]
+        dtype, kv_heads = q.dtype, k.shape[-3]
         dy = dy.astype(dtype)
         # 5: y = o w_o
         do = matmul(dy, params["w_o"].T.astype(dtype)).astype(dtype)
         do = _split(do, kv_heads, self.heads // kv_heads)
         # 4: o = p̃ v
         dp = _einsum("...kgtd,...ksd->...kgts", do, v)
-        dv = _einsum("...kgts,...kgtd->...ksd", p if kept is None else self._drop(p, kept), do)
+        read = (p if kept is None else self._drop(p, kept)).astype(dtype)
+        dv = _einsum("...kgts,...kgtd->...ksd", read, do)
         dp = dp if kept is None else self._drop(dp, kept)
         # 3: p = softmax(s)
-        wide_p = p.astype(dp.dtype)
-        ds = wide_p * (dp - jnp.sum(dp * wide_p, axis=-1, keepdims=True))
+        ds = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True))
         # 2: s = q kᵀ / √D
         ds = (ds / math.sqrt(q.shape[-1])).astype(dtype)
         dq = _einsum("...kgts,...ksd->...kgtd", ds, k)

@@ -19,9 +19,17 @@ def _check(layer: Any, x: Any) -> None:
         raise InputError(f"{layer}: axis {layer.axis} does not exist in x of shape {list(x.shape)}")
 
 
+def _narrowed(y: Array, dtype: Any) -> tuple[Array, Array]:
+    """`(output, saved)`: the output in `dtype`, and what is kept as it was computed.
+
+    The error of a row is a difference of nearly equal terms, which a `ŷ` rounded to bfloat16 spoils.
+    """
+    return (y, y) if y.dtype == dtype else (y.astype(dtype), y)
+
+
 @dataclass(frozen=True, repr=False)
 class Softmax(Layer):
-    """`ŷ_i = e^{a_i} / Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `ŷ`.
+    """`ŷ_i = e^{a_i} / Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `ŷ`, in float32 at least.
 
     Every output depends on every input, so an input's error is a sum over *all* outputs:
 
@@ -40,20 +48,20 @@ class Softmax(Layer):
         self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims"], Any]:
         _check(self, x)
-        y = jax.nn.softmax(x.astype(wide(x.dtype)), axis=self.axis).astype(x.dtype)
-        return y, y
+        y = jax.nn.softmax(x.astype(wide(x.dtype)), axis=self.axis)
+        return _narrowed(y, x.dtype)
 
     def pull(
         self, params: Any, saved: Any, dy: Float[Array, "*dims"]
     ) -> tuple[Float[Array, "*dims"], Any]:
-        y, d = saved.astype(wide(saved.dtype)), dy.astype(wide(dy.dtype))
+        y, d = saved, dy.astype(saved.dtype)
         shared = jnp.sum(d * y, axis=self.axis, keepdims=True)
         return (y * (d - shared)).astype(dy.dtype), ()
 
 
 @dataclass(frozen=True, repr=False)
 class LogSoftmax(Layer):
-    """`z_i = a_i - log Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `z`.
+    """`z_i = a_i - log Σ_k e^{a_k}` along `axis`. Shape in = shape out; keeps `z`, in float32 at least.
 
         ∂z_k/∂a_i = [k = i] - e^{z_i}
         ∂L/∂a_i   = ∂L/∂z_i - e^{z_i} Σ_k ∂L/∂z_k
@@ -67,12 +75,12 @@ class LogSoftmax(Layer):
         self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims"], Any]:
         _check(self, x)
-        z = jax.nn.log_softmax(x.astype(wide(x.dtype)), axis=self.axis).astype(x.dtype)
-        return z, z
+        z = jax.nn.log_softmax(x.astype(wide(x.dtype)), axis=self.axis)
+        return _narrowed(z, x.dtype)
 
     def pull(
         self, params: Any, saved: Any, dy: Float[Array, "*dims"]
     ) -> tuple[Float[Array, "*dims"], Any]:
-        z, d = saved.astype(wide(saved.dtype)), dy.astype(wide(dy.dtype))
+        z, d = saved, dy.astype(saved.dtype)
         total = jnp.sum(d, axis=self.axis, keepdims=True)
         return (d - jnp.exp(z) * total).astype(dy.dtype), ()
