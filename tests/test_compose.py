@@ -144,7 +144,7 @@ def test_errors_add_over_paths_and_none_is_no_path() -> None:
             r"Chain: argument 1 is not a layer: .*did you forget the parentheses",
         ),
         (lambda: Branch(Dense(3), jnp.tanh), "Branch: argument 1 is not a layer"),
-        (lambda: Branch(Dense(3), merge="mean"), "merge must be one of sum, concat, got 'mean'"),
+        (lambda: Branch(Dense(3), merge="mean"), "merge must be one of sum, product, concat, got 'mean'"),
         (lambda: Stack(Dense(3), 0), "depth must be a positive integer, got 0"),
         (
             lambda: start(Residual(Dense(3))),

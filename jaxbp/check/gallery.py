@@ -517,7 +517,7 @@ def max_pool(x: Any) -> Any:
 
 def max_pool_hand(x: Any, dy: Any) -> Any:
     pairs = x.reshape(len(x), -1, 2)
-    return (((pairs == pairs.max(-1, keepdims=True)) * dy[..., None]).reshape(x.shape),)
+    return (jnp.where(pairs == pairs.max(-1, keepdims=True), dy[..., None], 0).reshape(x.shape),)
 
 
 def _max_pool() -> Exhibit:

@@ -52,8 +52,9 @@ class Attention(Layer):
     ignores, so that its gradient would be 0 for ever.
 
     Keeps `x`, `m`, `q`, `k`, `v`, `p`, `o`, and which entries dropout kept. `p` is zero wherever a mask
-    hides, so no mask is kept, and stays in float32 at least, for pass 3 takes a small difference. It is the one thing that grows with `T S`; keeping it saves the way back
-    the products of pass 2 and the softmax.
+    hides, so no mask is kept, and stays in float32 at least, for pass 3 takes a small difference. It is
+    the one thing that grows with `T S`; keeping it saves the way back the products of pass 2 and the
+    softmax.
 
     `causal`: query `i` sees keys `j ≤ i`. `window = n`: only keys less than `n` places away.
     `kv_heads`: fewer key and value heads than heads (grouped queries; 1 is multi-query). `rotary`:

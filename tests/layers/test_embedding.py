@@ -137,6 +137,7 @@ def test_no_gradient_of_ids_reaches_the_user_as_an_array() -> None:
         (lambda: LinearCrossEntropy()((jnp.ones((2, 7)), W), jnp.array([0, 5])), "labels in 0 … 4"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input(make, message) -> None:
     with pytest.raises(InputError, match=message):
         make()
