@@ -26,7 +26,7 @@ test: lint
 lint: $(READY)-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY)-dev
 	$(BIN)/ruff check --fix

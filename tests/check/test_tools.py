@@ -162,7 +162,9 @@ def test_plugin_fails_with_the_report_and_prints_a_table(pytester):
         def test_wrong(gradients): gradients(square, X, gradient=lambda x, g: x * g)
         """)
     )
-    result = pytester.runpytest("-p", "jaxbp.check.pytest_plugin", "-p", "no:cacheprovider")
+    result = pytester.runpytest(
+        "-p", "no:jaxbp", "-p", "jaxbp.check.pytest_plugin", "-p", "no:cacheprovider"
+    )
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         ["*gradients*", "*checked*verdict*error*noise floor*", "square*right*", "square*wrong*"]
