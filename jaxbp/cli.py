@@ -17,11 +17,11 @@ from jaxbp.layer import InputError
 COMMANDS = {
     #  name       module:function(argv) -> exit code     what it does
     "train": ("jaxbp.train.command:train", "train a network from a config and write a run folder"),
-    "evaluate": ("jaxbp.train.command:evaluate", "reload a run and report on its held-out data"),
-    "predict": ("jaxbp.train.command:predict", "run a trained network on new inputs"),
+    "evaluate": ("jaxbp.train.results:evaluate", "reload a run and report on its held-out data"),
+    "predict": ("jaxbp.train.results:predict", "run a trained network on new inputs"),
     "sample": ("jaxbp.train.sample:sample", "let a trained network go on with a text"),
     "check": ("jaxbp.check.command:check", "check a hand-written gradient and say what is wrong with it"),
-    "runs": ("jaxbp.train.command:runs", "list the runs in a folder"),
+    "runs": ("jaxbp.train.results:runs", "list the runs in a folder"),
     "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
     "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
 }

@@ -94,8 +94,8 @@ class SquaredError(Loss):
 class SigmoidCrossEntropy(Loss):
     """`L = -Σ_i y_i log ŷ_i + (1 - y_i) log(1 - ŷ_i)` with `ŷ = σ(a)`, taken from the logits `a`.
 
-    With `log σ(a) = -log(1 + e⁻ᵃ)`, each term is `max(a, 0) - a y + log(1 + e^{-|a|})`, which
-    overflows for no logit. The sigmoid's derivative `ŷ(1 - ŷ)` cancels against that of the logarithm:
+    With `log σ(a) = -log(1 + e⁻ᵃ)`, each term is `log(1 + eᵃ) - a y`, which `logaddexp` takes without
+    overflow for any logit. The sigmoid's derivative `ŷ(1 - ŷ)` cancels against that of the logarithm:
     `∂L/∂a_i = ŷ_i - y_i`. Shapes `[..., outputs]` both; keeps `∂L/∂a`. Raises
     `InputError` for shapes that differ and, outside `jit`, for targets outside [0, 1].
     (`torch.nn.BCEWithLogitsLoss()` also averages over the outputs.)
@@ -112,7 +112,7 @@ class SigmoidCrossEntropy(Loss):
         y = _check_pair(self, prediction, target)
         _require_all((y >= 0) & (y <= 1), y, f"{self}: expected targets in [0, 1]")
         a = prediction.astype(y.dtype)
-        terms = jnp.maximum(a, 0) - a * y + jnp.log1p(jnp.exp(-jnp.abs(a)))
+        terms = jnp.logaddexp(a, jnp.zeros_like(a)) - a * y
         share = _share(self.reduction, a.shape[:-1])
         return share * jnp.sum(terms), (jax.nn.sigmoid(a) - y).astype(prediction.dtype)
 

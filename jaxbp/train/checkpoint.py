@@ -1,7 +1,7 @@
-"""Checkpoints to go on from (Orbax: atomic, in the run's folder), and weights to hand on (safetensors).
+"""Checkpoints to go on from: atomic, in the run's folder, written by Orbax.
 
-The random key of an epoch follows from the seed and the epoch's number, so that parameters, optimizer
-state and epoch are the whole state, and a resumed run ends with the same bits as one that was never
+Random keys follow from the seed, the epoch and the step, so that parameters, optimizer state and where
+the run stands are the whole state, and a resumed run ends with the same bits as one that was never
 interrupted.
 """
 
@@ -19,12 +19,15 @@ KEPT = 2  # checkpoints on disk
 
 
 class Checkpoints:
-    """The checkpoints of a run, newest last; use as a context manager, or `close`."""
+    """The checkpoints of a run, newest last; use as a context manager, or `close`.
 
-    def __init__(self, folder: Path):
+    They are numbered by steps from the start of the run, `steps` an epoch.
+    """
+
+    def __init__(self, folder: Path, steps: int):
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._ocp, self._steps = ocp, steps
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
@@ -39,19 +42,28 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Write `state` unless it is there already."""
-        if self._manager.latest_step() != state.epoch:
-            self._manager.save(state.epoch, args=self._ocp.args.StandardSave(_tree(state)))
+        number = state.epoch * self._steps + state.step
+        if self._manager.latest_step() == number:
+            return
+        where = {"epoch": state.epoch, "step": state.step, "loss": state.loss}
+        args = self._ocp.args
+        parts = {"state": args.StandardSave(_tree(state)), "where": args.JsonSave(where)}
+        self._manager.save(number, args=args.Composite(**parts))
 
     def restore(self, like: State) -> State:
         """The newest state, in the shape of `like`."""
-        step = self._manager.latest_step()
-        if step is None:
+        number = self._manager.latest_step()
+        if number is None:
             raise InputError(f"{self._manager.directory}: expected a checkpoint to resume, got none")
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _tree(like))
-        leaves = self._manager.restore(step, args=self._ocp.args.StandardRestore(target))
-        params = jax.tree.unflatten(jax.tree.structure(like.params), _ordered(leaves["params"]))
-        opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), _ordered(leaves["opt_state"]))
-        return State(params, opt_state, step)
+        args = self._ocp.args
+        parts = {"state": args.StandardRestore(target), "where": args.JsonRestore()}
+        found = self._manager.restore(number, args=args.Composite(**parts))
+        params = jax.tree.unflatten(jax.tree.structure(like.params), _ordered(found["state"]["params"]))
+        opt_state = jax.tree.unflatten(
+            jax.tree.structure(like.opt_state), _ordered(found["state"]["opt_state"])
+        )
+        return State(params, opt_state, **found["where"])
 
 
 def _tree(state: State) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,11 @@
-"""The commands around training: `train`, `evaluate`, `predict`, `runs`."""
+"""The command that trains: `jaxbp train`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,26 +16,17 @@ from jaxbp.layer import InputError
 from jaxbp.train import report
 from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
-from jaxbp.train.files import read_arrays
 from jaxbp.train.flags import override
-from jaxbp.train.loop import State, prove_gradient, start, why
+from jaxbp.train.loop import State, choose_devices, prove_gradient, start, why
 from jaxbp.train.loop import train as run_loop
 from jaxbp.train.pictures import draw_sweep
 from jaxbp.train.progress import reporter
+from jaxbp.train.results import console
 from jaxbp.train.sweep import by_rate, member_records, run_sweep
-from jaxbp.train.task import Task, count_parameters, labels, make_score, make_task
-from jaxbp.weights import load_params, save_params
+from jaxbp.train.task import Metric, Task, count_parameters, make_task
+from jaxbp.weights import save_params
 
 INTERRUPTED = 130
-
-
-def console() -> Console:
-    """Where results go; made per call, so that a redirected stdout is respected."""
-    width = None if sys.stdout.isatty() else 120
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False, width=width)
-
-
-# --- train ------------------------------------------------------------------------------------------
 
 
 def train(argv: Sequence[str]) -> int:
@@ -58,7 +47,12 @@ def configure(argv: list[str]) -> tuple[Config, bool]:
     argument = argv.pop(0) if argv and not argv[0].startswith("-") else None
     path = find_config(argument)
     base = read_config(path) if path else DIGITS_MLP
-    return override(base, argv, str(path) if path else "")
+    config, resume = override(base, argv, str(path) if path else "")
+    if resume and argument is None and config.path != DIGITS_MLP.path:
+        # a run that is named by its flags goes on with its own config, not with the default one
+        base = report.open_run(config.path)
+        config, _ = override(base, argv, str(config.path / "config.toml"))
+    return config, resume
 
 
 def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
@@ -68,10 +62,11 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
     _introduce(config, task, state, out)
     proof = _prove(config, task, state, out) if config.train.prove else None
     path = report.claim(config, resume)
-    with Checkpoints(path) as checkpoints:
+    with Checkpoints(path, task.steps) as checkpoints:
         if resume:
             state = checkpoints.restore(state)
-            out.print(f"resumed   after epoch {state.epoch}")
+            more = f" and step {state.step}" if state.step else ""
+            out.print(f"resumed   after epoch {state.epoch}{more}")
             if state.epoch >= config.train.epochs:
                 raise InputError(
                     f"train.epochs: expected more than the {state.epoch} epochs already done, "
@@ -79,29 +74,42 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
                 )
         with (
             report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
-            reporter(out, state.epoch + 1, config.train.epochs) as progress,
+            reporter(out, state.epoch + 1, config.train.epochs, task) as progress,
         ):
+            kept = time.monotonic()
+
+            def keep(state: State) -> None:
+                nonlocal kept
+                checkpoints.save(state)
+                kept = time.monotonic()
+
+            def on_call(state: State, loss: float, rate: float) -> None:
+                progress.steps_done(state.epoch, state.step, loss, rate)
+                minutes = config.train.checkpoint_minutes
+                if minutes and time.monotonic() - kept > 60 * minutes:
+                    keep(state)
 
             def on_epoch(state: State, record: dict[str, Any]) -> None:
                 metrics.add(record)
                 progress.epoch(record)
                 every = config.train.checkpoint_every
                 if every and state.epoch % every == 0:
-                    checkpoints.save(state)
+                    keep(state)
 
-            outcome = run_loop(config, task, state, tx, on_epoch=on_epoch)
-        if outcome.state.epoch:
+            outcome = run_loop(config, task, state, tx, on_epoch=on_epoch, on_call=on_call)
+        if outcome.state.epoch or outcome.state.step:
             checkpoints.save(outcome.state)
     summary = report.finish(path, config, task, outcome, metrics.records, proof)
     if outcome.reason.startswith("diverged"):
         raise InputError(
-            f"{outcome.reason}; the parameters after epoch {outcome.state.epoch} are in {path} "
+            f"{outcome.reason}; the last good parameters are in {path} "
             "(a smaller --optimizer.learning_rate or an --optimizer.clip may help)"
         )
     out.print(f"{why(outcome, config)}")
-    part = "held-out" if task.data.held_out else "training"
+    part, metric = "held-out" if task.data.held_out else "training", task.metric
+    score = metric.text(summary[f"test_{metric.key}"])
     out.print(
-        f"[bold]{part} accuracy {summary['test_accuracy']:.2%}[/], loss {summary['test_loss']:.4g}, on "
+        f"[bold]{part} {metric.title} {score}[/], loss {summary['test_loss']:.4g}, on "
         f"{summary['test_examples']} examples; {summary['seconds']:.1f} s of training, "
         f"{summary['examples_per_second']:,} examples/s"
     )
@@ -119,7 +127,8 @@ def _check_resumable(config: Config) -> None:
 def _introduce(config: Config, task: Task, state: State, out: Console) -> None:
     data = task.data
     held = f"{len(data.test_x):,} held out" if data.held_out else "none held out"
-    out.print(f"device    {report.device()}, jax {jax.__version__}")
+    mesh = None if config.is_sweep else choose_devices(config)
+    out.print(f"device    {report.device(mesh.size if mesh else 1)}, jax {jax.__version__}")
     out.print(f"data      {data.name}: {len(data.x):,} training examples of {list(data.shape)}, {held}")
     out.print(f"network   {config.model.name}, {count_parameters(state.params):,} parameters")
     out.print(f"training  {config.train.loss} by {config.optimizer.name}, batches of {task.batch_size}")
@@ -140,21 +149,23 @@ def _sweep(config: Config, task: Task, out: Console) -> int:
     path = report.claim(config, resume=False)
     with (
         report.Metrics(path / "metrics.jsonl") as metrics,
-        reporter(out, 1, config.train.epochs) as progress,
+        reporter(out, 1, config.train.epochs, task) as progress,
     ):
 
         def on_epoch(number: int, scores: np.ndarray) -> None:
-            columns = dict(zip(("loss", "test_loss", "test_accuracy"), scores.T.tolist(), strict=True))
+            names = ("loss", "test_loss", f"test_{task.metric.key}")
+            columns = dict(zip(names, scores.T.tolist(), strict=True))
             metrics.add({"epoch": number, **columns})
             progress.members(number, scores)
 
         outcome = run_sweep(config, task, on_epoch)
     best = outcome.best
     save_params(path / "params.safetensors", outcome.member(best))
-    draw_sweep(path / "curves.png", outcome.history, outcome.members, config.run.name)
-    members = member_records(outcome)
+    metric = task.metric
+    draw_sweep(path / "curves.png", outcome.history, outcome.members, config.run.name, metric)
+    members = member_records(outcome, f"test_{metric.key}")
     summary = {
-        **{key: members[best][key] for key in ("test_accuracy", "test_loss", "seed", "learning_rate")},
+        **{key: value for key, value in members[best].items() if key != "loss"},
         "best": best,
         "members": members,
         "test_examples": len(task.data.test_x),
@@ -166,137 +177,22 @@ def _sweep(config: Config, task: Task, out: Console) -> int:
         **report.about(outcome.member(best), members[best]["seed"]),
     }
     report.write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    out.print(_sweep_table(members, best))
+    out.print(_sweep_table(members, best, metric))
     for rate, mean, deviation, seeds in by_rate(outcome):
-        out.print(f"η = {rate:<6g} accuracy {mean:.2%} ± {deviation:.2%} over {seeds} seeds")
+        spread = f"{metric.text(mean)} ± {metric.text(deviation)}"
+        out.print(f"η = {rate:<6g} {metric.title} {spread} over {seeds} seeds")
     out.print(
-        f"written to {path}: parameters of the best member, whose accuracy flatters it a little, "
+        f"written to {path}: parameters of the best member, whose {metric.title} flatters it a little, "
         "since it was chosen by it"
     )
     return INTERRUPTED if outcome.reason == "interrupted" else 0
 
 
-def _sweep_table(members: Sequence[dict[str, Any]], best: int) -> Table:
-    table = Table(
-        "seed", "learning rate", "training loss", "held-out loss", "held-out accuracy", box=None
-    )
+def _sweep_table(members: Sequence[dict[str, Any]], best: int, metric: Metric) -> Table:
+    last = f"held-out {metric.title}"
+    table = Table("seed", "learning rate", "training loss", "held-out loss", last, box=None)
     for i, row in enumerate(members):
         losses = ["diverged" if row[k] is None else f"{row[k]:.4g}" for k in ("loss", "test_loss")]
-        accuracy = f"{row['test_accuracy']:.2%}" + ("  best" if i == best else "")
-        table.add_row(str(row["seed"]), f"{row['learning_rate']:g}", *losses, accuracy)
+        score = metric.text(row[f"test_{metric.key}"]) + ("  best" if i == best else "")
+        table.add_row(str(row["seed"]), f"{row['learning_rate']:g}", *losses, score)
     return table
-
-
-# --- evaluate, predict, runs ---------------------------------------------------------------------------
-
-
-def evaluate(argv: Sequence[str]) -> int:
-    """`jaxbp evaluate RUN`: accuracy, loss and a table by class, on the held-out data."""
-    parser = Arguments("evaluate", "reload a run and report on its held-out data")
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
-    path = parser.parse_args(argv).run
-    task, params = reload(path)
-    data = task.data
-    value, accuracy, predicted = make_score(task.net, task.loss)(params, data.test_x, data.test_y)
-    out = console()
-    part = "held-out" if data.held_out else "training"
-    out.print(f"{path}: {part} accuracy {accuracy:.2%}, loss {value:.4g}, on {len(data.test_x)} examples")
-    if data.outputs <= report.CONFUSION_LIMIT:
-        counts = report.confusion(np.asarray(labels(data.test_y)), predicted, data.outputs)
-        out.print(_class_table(counts, data.classes or tuple(map(str, range(data.outputs)))))
-    return 0
-
-
-def _class_table(counts: np.ndarray, names: Sequence[str]) -> Table:
-    """Precision, recall and the commonest mistake of every class."""
-    table = Table("class", "examples", "recall", "precision", "most often taken for", box=None)
-    for i, name in enumerate(names):
-        right, total, claimed = counts[i, i], counts[i].sum(), counts[:, i].sum()
-        wrong = np.where(np.arange(len(names)) == i, 0, counts[i])
-        mistake = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.max() else ""
-        shares = [f"{right / of:.1%}" if of else "–" for of in (total, claimed)]
-        table.add_row(name, str(total), *shares, mistake)
-    return table
-
-
-def predict(argv: Sequence[str]) -> int:
-    """`jaxbp predict RUN FILE [--output OUT.csv]`: the class of every row and its probability."""
-    parser = Arguments(
-        "predict", "run a trained network on new inputs, on the scale of the original data"
-    )
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
-    parser.add_argument("file", metavar="FILE", help="a .npy, .npz or .csv with one row an input")
-    parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
-    given = parser.parse_args(argv)
-    task, params = reload(given.run)
-    (raw,) = read_arrays(Path(given.file))
-    x = task.data.inputs(raw, given.file)
-    prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
-    p = probabilities(prediction)
-    best = p.argmax(axis=-1)
-    names = task.data.classes or tuple(map(str, range(task.data.outputs)))
-    rows = [(i, names[k], p[i, k]) for i, k in enumerate(best)]
-    lines = ["row,class,probability", *(f"{i},{name},{share:.6f}" for i, name, share in rows)]
-    if given.output:
-        report.write(Path(given.output), "\n".join(lines) + "\n")
-        print(f"{len(rows)} predictions written to {given.output}")
-    else:
-        print("\n".join(lines))
-    return 0
-
-
-def probabilities(prediction: np.ndarray) -> np.ndarray:
-    """Softmax of logits; a prediction that is a distribution already is left as it is."""
-    if (prediction >= 0).all() and np.allclose(prediction.sum(axis=-1), 1, atol=1e-5):
-        return prediction
-    e = np.exp(prediction - prediction.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def runs(argv: Sequence[str]) -> int:
-    """`jaxbp runs [FOLDER]`: a table of the runs in a folder."""
-    parser = Arguments("runs", "list the runs in a folder")
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="default: runs")
-    folder = Path(parser.parse_args(argv).folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of runs")
-    found = sorted(p.parent for p in folder.glob("*/config.toml"))
-    table = Table(
-        "run", "accuracy", "loss", "epochs", "stopped", "parameters", "seconds", "device", box=None
-    )
-    for path in found:
-        table.add_row(path.name, *_run_row(path / "summary.json"))
-    console().print(table if found else f"{folder}: no runs yet")
-    return 0
-
-
-def _run_row(path: Path) -> list[str]:
-    try:
-        s = json.loads(path.read_text(encoding="utf-8"))
-        numbers = f"{s['test_accuracy']:.2%}", f"{s['test_loss']:.4g}", str(s["epochs"])
-        return [
-            *numbers,
-            s["stopped"].split(":")[0],
-            f"{s['parameters']:,}",
-            f"{s['seconds']:.1f}",
-            s["device"],
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ["–", "–", "–", "no summary", "–", "–", "–"]
-
-
-def reload(path: str) -> tuple[Task, Any]:
-    """A run's task and trained parameters."""
-    task = make_task(report.open_run(Path(path)))
-    like = jax.eval_shape(task.init, jax.random.key(0))
-    return task, load_params(Path(path) / "params.safetensors", like)
-
-
-class Arguments(argparse.ArgumentParser):
-    """Arguments of a small command, with errors on one line."""
-
-    def __init__(self, command: str, text: str):
-        super().__init__(prog=f"jaxbp {command}", description=text)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog.removeprefix('jaxbp ')}: {message}")

@@ -53,12 +53,22 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """ε: stop when the loss of an epoch is below this; 0 for never"""
     shuffle: bool = True
     """take the examples in a new order every epoch"""
+    shift: Whole = 0
+    """move every training image by up to so many pixels, another way each time"""
+    flip: bool = False
+    """mirror every other training image left to right"""
     seed: Whole = 0
     """of initial weights, order and dropout"""
     prove: bool = True
     """first compare the gradient by hand with jax.grad on the first batch"""
     checkpoint_every: Whole = 10
     """epochs between checkpoints; 0 for only the last"""
+    checkpoint_minutes: NotNegative = 5.0
+    """minutes between checkpoints inside a long epoch; 0 for none"""
+    steps_per_call: Count = 50
+    """a longer epoch takes several calls: it shows progress, stops and resumes between them"""
+    devices: Whole = 0
+    """share each batch out among so many devices; 0 for all that divide it"""
 
 
 class Run(Section, frozen=True, kw_only=True):
@@ -211,6 +221,8 @@ def same_run(a: Config, b: Config) -> Sequence[str]:
         "run.name",
         "run.overwrite",
         "train.checkpoint_every",
+        "train.checkpoint_minutes",
+        "train.devices",
         "train.prove",
         "train.stop_below",
     }

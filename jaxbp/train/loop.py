@@ -1,8 +1,8 @@
 """The notes' algorithm whole: start at random, iterate, update `w` and `b`, stop and say why.
 
 The loop ends after a number of epochs, **or** when the loss of an epoch is below ε, **or** when the
-user interrupts it, **or** when the loss is no longer finite. In each case the state of the last good
-epoch is kept: the compiled epoch does not donate its arguments, so they outlive a failed one.
+user interrupts it, **or** when the loss is no longer finite. In each case the last good state is kept:
+the compiled calls do not donate their arguments, so that these outlive a failed one.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbp.layer import InputError, PyTree, Train
 from jaxbp.train.config import Config
 from jaxbp.train.optimizers import make
-from jaxbp.train.step import batch_weights, make_epoch
+from jaxbp.train.step import batch_weights, epoch_function, plan_epoch, steps_function
 from jaxbp.train.task import Task, keys, make_score
 
 PROOF_LIMIT = 1e-3  # float32 gradients agree to about 1e-6; a wrong one is off by far more
@@ -29,11 +30,17 @@ PROOF_LIMIT = 1e-3  # float32 gradients agree to about 1e-6; a wrong one is off 
 
 @dataclasses.dataclass
 class State:
-    """Everything that the next epoch depends on; its random key is that of the seed and `epoch`."""
+    """Everything that the next step depends on.
+
+    `epoch` epochs are done, and `step` steps of the next one, whose losses so far add up to `loss` (each
+    weighted by its share of the examples). Random keys are those of the seed, `epoch` and `step`.
+    """
 
     params: PyTree
     opt_state: PyTree
     epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
 
 
 @dataclasses.dataclass
@@ -80,6 +87,82 @@ def start(config: Config, task: Task) -> tuple[State, optax.GradientTransformati
     return State(params, tx.init(params)), tx
 
 
+class Epochs:
+    """Epochs as compiled calls: one an epoch, or several where it has more than `steps_per_call` steps.
+
+    Between two calls there is a state that can be kept, so that a long epoch can be watched, interrupted
+    and resumed.
+    """
+
+    def __init__(self, config: Config, task: Task, tx: optax.GradientTransformation):
+        self.task, self.key = task, keys(config.train.seed)[1]
+        self.x, self.y = jnp.asarray(task.data.x), jnp.asarray(task.data.y)
+        self.batch_size, self.shuffle = task.batch_size, config.train.shuffle
+        self.longest = config.train.steps_per_call
+        self.weights = np.asarray(batch_weights(len(self.x), task.batch_size))
+        self.mesh, everywhere = choose_devices(config), None
+        if self.mesh is not None:
+            everywhere = NamedSharding(self.mesh, PartitionSpec())
+            self.x, self.y = jax.device_put((self.x, self.y), everywhere)
+        whole = epoch_function(
+            task.net, task.loss, tx, self.batch_size, self.shuffle, self.mesh, task.augment
+        )
+        self._whole = jax.jit(whole, out_shardings=everywhere)
+        part = steps_function(task.net, task.loss, tx, self.mesh, task.augment)
+        self._part = jax.jit(part, out_shardings=everywhere)
+        self._programs: dict[Any, Any] = {}
+
+    def place(self, state: State) -> State:
+        """`state` on the devices that train."""
+        if self.mesh is None:
+            return state
+        params, opt_state = jax.device_put(
+            (state.params, state.opt_state), NamedSharding(self.mesh, PartitionSpec())
+        )
+        return dataclasses.replace(state, params=params, opt_state=opt_state)
+
+    def calls(self, state: State) -> Iterator[tuple[State, float]]:
+        """`(the state after it, its seconds)` for every call that is left of `state`'s epoch."""
+        key = jax.random.fold_in(self.key, state.epoch + 1)
+        if self.task.steps <= self.longest and state.step == 0:
+            yield self._call(self._whole, state, self.task.steps, key)
+            return
+        full, rest, step_keys = plan_epoch(key, len(self.x), self.batch_size, self.shuffle)
+        while state.step < self.task.steps:
+            end = min(state.step + self.longest, len(full))
+            rows, part = full[state.step : end], step_keys[state.step : end]
+            if state.step == len(full):
+                rows, part = rest[None], step_keys[-1:]
+            state, took = self._call(self._part, state, len(rows), rows, part)
+            yield state, took
+
+    def _call(self, program: Any, state: State, steps: int, *args: Any) -> tuple[State, float]:
+        """Run a program, compiled ahead so that compiling does not count as training."""
+        given = (state.params, state.opt_state, self.x, self.y, *args)
+        which = program, tuple(a.shape for a in args)
+        if which not in self._programs:
+            self._programs[which] = program.lower(*given).compile()
+        began = time.perf_counter()
+        params, opt_state, losses = self._programs[which](*given)
+        shares = self.weights[state.step : state.step + steps]
+        loss = state.loss + float(np.sum(shares * np.asarray(losses)))
+        took = time.perf_counter() - began
+        return State(params, opt_state, state.epoch, state.step + steps, loss), took
+
+
+def choose_devices(config: Config) -> Mesh | None:
+    """The devices to share each batch out among; `None` for a single one."""
+    wanted, there, batch = config.train.devices, jax.device_count(), config.train.batch_size
+    if wanted > there:
+        raise InputError(f"train.devices: expected at most the {there} there are, got {wanted}")
+    if wanted and batch % wanted:
+        raise InputError(
+            f"train.devices: expected a number that divides train.batch_size = {batch}, got {wanted}"
+        )
+    count = wanted or max(n for n in range(1, there + 1) if batch % n == 0)
+    return jax.make_mesh((count,), ("batch",), devices=jax.devices()[:count]) if count > 1 else None
+
+
 def train(
     config: Config,
     task: Task,
@@ -87,53 +170,64 @@ def train(
     tx: optax.GradientTransformation,
     *,
     on_epoch: Callable[[State, dict[str, Any]], None] = lambda state, record: None,
+    on_call: Callable[[State, float, float], None] = lambda state, loss, rate: None,
 ) -> Outcome:
-    """Run epochs from `state` on until there is a reason to stop; `on_epoch` sees each good one."""
-    score, history = make_score(task.net, task.loss), []
-    x, y, test_x, test_y = map(
-        jnp.asarray, (task.data.x, task.data.y, task.data.test_x, task.data.test_y)
-    )
-    sample = slice(0, len(test_x))  # as many training examples as held-out ones
-    weights = np.asarray(batch_weights(len(x), task.batch_size))
-    _, key = keys(config.train.seed)
-    seconds, steady, reason = 0.0, [], "epochs"
+    """Run epochs from `state` on until there is a reason to stop.
+
+    `on_epoch` sees the state after each good epoch, with its record; `on_call` the states inside one
+    that takes several calls, with its loss so far and the examples a second.
+    """
+    score, history = make_score(task.net, task.loss, task.data.kind), []
+    key, seconds, steady, reason = task.metric.key, 0.0, [], "epochs"
     try:
-        run: Any = make_epoch(
-            task.net, task.loss, tx, task.batch_size, shuffle=config.train.shuffle, donate=False
-        )
-        epoch = run.lower(state.params, state.opt_state, x, y, key).compile()
-        for number in range(state.epoch + 1, config.train.epochs + 1):
-            began = time.perf_counter()
-            params, opt_state, losses = epoch(
-                state.params, state.opt_state, x, y, jax.random.fold_in(key, number)
-            )
-            value = float(np.sum(weights * np.asarray(losses)))
-            took = time.perf_counter() - began
-            if not math.isfinite(value):
-                reason = f"diverged: the loss was {value} in epoch {number}"
+        epochs = Epochs(config, task, tx)
+        x, y, state = epochs.x, epochs.y, epochs.place(state)
+        test_x, test_y = jnp.asarray(task.data.test_x), jnp.asarray(task.data.test_y)
+        sample = slice(0, len(test_x))  # as many training examples as held-out ones
+        while state.epoch < config.train.epochs:
+            took, seen, first = 0.0, 0.0, state.step
+            for new, spent in epochs.calls(state):
+                took, seen = took + spent, float(np.sum(epochs.weights[first : new.step])) * len(x)
+                if not (math.isfinite(new.loss) and all_finite(new.params)):
+                    what = "a parameter was not finite"
+                    what = what if math.isfinite(new.loss) else f"the loss was {new.loss}"
+                    reason = f"diverged: {what} in epoch {new.epoch + 1}"
+                    break
+                state = new
+                if state.step < task.steps:
+                    share = float(np.sum(epochs.weights[: state.step]))
+                    on_call(state, state.loss / share, seen / took)
+            if reason != "epochs":
                 break
-            _, accuracy, _ = score(params, x[sample], y[sample])
-            test_loss, test_accuracy, _ = score(params, test_x, test_y)
-            state = State(params, opt_state, number)
-            seconds += took
-            steady.append(took)
+            _, metric, _ = score(state.params, x[sample], y[sample])
+            test_loss, test_metric, _ = score(state.params, test_x, test_y)
             record = {
-                "epoch": number,
-                "loss": value,
-                "accuracy": accuracy,
+                "epoch": state.epoch + 1,
+                "loss": state.loss,
+                key: metric,
                 "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
+                f"test_{key}": test_metric,
                 "seconds": took,
-                "examples_per_second": len(x) / took,
+                "examples_per_second": seen / took if took else 0.0,
             }
+            state = State(state.params, state.opt_state, state.epoch + 1)
+            seconds += took
+            steady.append(record["examples_per_second"])
             history.append(record)
             on_epoch(state, record)
-            if value < config.train.stop_below:
+            if record["loss"] < config.train.stop_below:
                 reason = "loss below train.stop_below"
                 break
     except KeyboardInterrupt:
         reason = "interrupted"
-    return Outcome(state, reason, history, seconds, len(x) / float(np.median(steady)) if steady else 0.0)
+    return Outcome(state, reason, history, seconds, float(np.median(steady)) if steady else 0.0)
+
+
+@jax.jit
+def all_finite(params: PyTree) -> Any:
+    """Whether there is no NaN and no infinity among the parameters."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
+    return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
 
 
 def why(outcome: Outcome, config: Config) -> str:
@@ -145,7 +239,8 @@ def why(outcome: Outcome, config: Config) -> str:
         loss = outcome.history[-1]["loss"]
         return f"stopped after {epoch} epochs: the loss {loss:.4g} is below {config.train.stop_below:g}"
     if outcome.interrupted:
-        return f"interrupted after {epoch} epochs; --resume goes on from there"
+        more = f" and {outcome.state.step} steps" if outcome.state.step else ""
+        return f"interrupted after {epoch} epochs{more}; --resume goes on from there"
     return f"stopped after {epoch} epochs, {outcome.reason}"
 
 

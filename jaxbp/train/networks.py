@@ -14,7 +14,7 @@ from msgspec import Meta
 from jaxbp import layers
 from jaxbp.compose import Chain
 from jaxbp.layer import InputError, Layer
-from jaxbp.models import char_lstm, gpt, lenet, mlp, resnet
+from jaxbp.models import autoencoder, char_lstm, gpt, lenet, mlp, resnet
 from jaxbp.train.schema import Count, Section, Share
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Model(Section, frozen=True, kw_only=True):
     """What every network has."""
 
     takes: ClassVar[str] = "vector"
+    reproduces: ClassVar[bool] = False  # whether the target is the input itself
 
     name: str = "mlp"
     """which network"""
@@ -54,7 +55,7 @@ class Model(Section, frozen=True, kw_only=True):
 
 
 class MLP(Model, frozen=True, kw_only=True):
-    """A network of dense layers."""
+    """A network of dense layers; without hidden ones, linear or logistic regression."""
 
     hidden: Annotated[tuple[Count, ...], Meta()] = (128,)
     """neurons in each hidden layer, from input to output; empty for none"""
@@ -79,6 +80,24 @@ class MLP(Model, frozen=True, kw_only=True):
         )
         last = OUTPUTS[self.output]
         return Chain(*net.layers, last) if last else net
+
+
+class Autoencoder(Model, frozen=True, kw_only=True):
+    """Dense layers that reproduce their input through a narrow middle, the code."""
+
+    reproduces: ClassVar[bool] = True
+
+    name: str = "autoencoder"
+    """which network"""
+    features: Annotated[tuple[Count, ...], Meta(min_length=1)] = (64, 8)
+    """neurons in each layer of the encoder, the code last; the decoder mirrors them"""
+    activation: Activation = "relu"
+    """after every layer but the code and the last"""
+
+    def build(self, dataset: Dataset) -> Layer:
+        return autoencoder(
+            *self.features, outputs=dataset.outputs, activation=ACTIVATIONS[self.activation]
+        )
 
 
 class LeNet(Model, frozen=True, kw_only=True):
@@ -212,6 +231,7 @@ def _tokens(dataset: Dataset, name: str) -> int:
 
 MODELS: dict[str, type[Model]] = {
     "mlp": MLP,
+    "autoencoder": Autoencoder,
     "lenet": LeNet,
     "resnet": ResNet,
     "gpt": GPT,

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.train.task import Metric
+
 INK, GREY = "#222222", "#8a8a8a"
 TRAIN, TEST = "#1f5fa8", "#d1622b"
 STYLE: dict[Any, Any] = {
@@ -45,14 +47,16 @@ def _figure(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
         figure.savefig(path)
 
 
-def draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str, held_out: bool = True) -> None:
-    """Loss (logarithmic) and accuracy by epoch, for the training and the held-out part."""
+def draw_curves(
+    path: Path, history: Sequence[dict[str, Any]], title: str, metric: Metric, held_out: bool = True
+) -> None:
+    """Loss (logarithmic) and metric by epoch, for the training and the held-out part."""
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) == 1 else ""
     with _figure(path, figsize=(9, 3.6)) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=GREY)
         left, right = figure.subplots(1, 2)
-        for axes, name, text in ((left, "loss", "Loss"), (right, "accuracy", "Accuracy")):
+        for axes, name, text in ((left, "loss", "Loss"), (right, metric.key, _title(metric))):
             parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
             for key, label, color in parts:
                 values = [record[key] for record in history]
@@ -66,11 +70,17 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str, held_
         if min(values) > 0 and max(values) > 5 * min(values):
             left.set_yscale("log")
             _plain_log_ticks(left)
-        last = history[-1]["test_accuracy"]
-        lowest = min(min(r["accuracy"], r["test_accuracy"]) for r in history)
+        keys = (metric.key, f"test_{metric.key}")
+        lowest = min(record[k] for record in history for k in keys)
         right.set_ylim(min(max(lowest - 0.05, -0.02), 0.9), 1.01)
-        right.yaxis.set_major_formatter(_percent)
-        right.set_title(f"{last:.1%} at the end", loc="right", color=TEST if held_out else TRAIN)
+        if metric.key == "accuracy":
+            right.yaxis.set_major_formatter(_percent)
+        last = metric.short(history[-1][keys[1]])
+        right.set_title(f"{last} at the end", loc="right", color=TEST if held_out else TRAIN)
+
+
+def _title(metric: Metric) -> str:
+    return metric.title[0].upper() + metric.title[1:]
 
 
 def _percent(value: float, _: Any) -> str:
@@ -115,9 +125,9 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
 
 
 def draw_sweep(
-    path: Path, histories: np.ndarray, members: Sequence[tuple[int, float]], title: str
+    path: Path, histories: np.ndarray, members: Sequence[tuple[int, float]], title: str, metric: Metric
 ) -> None:
-    """Training loss and held-out accuracy of all members, one colour a learning rate."""
+    """Training loss and held-out metric of all members, one colour a learning rate."""
     import matplotlib
 
     rates = sorted({rate for _, rate in members})
@@ -135,8 +145,9 @@ def draw_sweep(
             left.set_yscale("log")
             _plain_log_ticks(left)
         left.set_title("Training loss")
-        right.set_title("Held-out accuracy")
-        right.yaxis.set_major_formatter(_percent)
+        right.set_title(f"Held-out {metric.title}")
+        if metric.key == "accuracy":
+            right.yaxis.set_major_formatter(_percent)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.margins(x=0.02)
@@ -144,3 +155,30 @@ def draw_sweep(
         for color, rate in zip(colors, rates, strict=True):
             right.plot([], [], color=color, label=f"η = {rate:g}")
         right.legend()
+
+
+def draw_fit(path: Path, true: np.ndarray, predicted: np.ndarray, held_out: bool = True) -> None:
+    """Predicted against true values; perfect predictions lie on the diagonal."""
+    low, high = (f(f(true), f(predicted)) for f in (min, max))
+    with _figure(path, figsize=(4.4, 4.4)) as figure:
+        axes = figure.subplots()
+        axes.plot([low, high], [low, high], color=GREY, linewidth=1)
+        axes.scatter(true, predicted, s=14, color=TEST if held_out else TRAIN, alpha=0.7, linewidths=0)
+        axes.set(xlabel="true", ylabel="predicted", aspect="equal")
+        axes.set_title("Held-out examples" if held_out else "Training examples")
+
+
+def draw_images(path: Path, true: np.ndarray, made: np.ndarray, count: int = 12) -> None:
+    """The first images `[n, height, width, channels]`, and below each what the network makes of it."""
+    count = min(count, len(true))
+    top = max(float(true.max()), 1e-12)
+    with _figure(path, figsize=(0.75 * count + 0.6, 1.9)) as figure:
+        rows = figure.subplots(2, count, squeeze=False)
+        for row, images, label in zip(rows, (true, made), ("input", "output"), strict=True):
+            for axes, image in zip(row, images[:count], strict=True):
+                axes.imshow(np.clip(image / top, 0, 1).squeeze(), cmap="gray_r", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+                for spine in axes.spines.values():
+                    spine.set(visible=True, color="#dddddd")
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center")

@@ -12,14 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxbp.train.loop import milestones
+from jaxbp.train.task import Task
+
+LINES = 20  # inside the epochs of a run, where there is no terminal
 
 
 class Reporter:
     """Progress through epochs `first … last`."""
 
-    def __init__(self, console: Console, first: int, last: int):
+    def __init__(self, console: Console, first: int, last: int, task: Task):
         self.console, self.first, self.last = console, first, last
+        self.steps, self.examples, self.metric = task.steps, len(task.data.x), task.metric
         self.lines, self.bar, self.task = set(milestones(first, last)), None, None
+        self.parts, self.part = max(LINES // (last - first + 1), 1), 0
         self.width = len(str(last))
         self.time = time.perf_counter()
         if console.is_terminal:
@@ -34,18 +39,33 @@ class Reporter:
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Show an epoch's record."""
+        score = self.metric.short(record[f"test_{self.metric.key}"])
         text = (
-            f"loss {record['loss']:<9.4g} accuracy {record['test_accuracy']:6.1%} "
+            f"loss {record['loss']:<9.4g} {self.metric.title} {score:>6} "
             f"{record['examples_per_second']:>9,.0f} ex/s"
         )
+        self.part = 0
         self._show(record["epoch"], text)
 
+    def steps_done(self, epoch: int, step: int, loss: float, rate: float) -> None:
+        """Show where an epoch that takes long stands; `epoch` are done, and `step` steps of the next."""
+        at = f"step {step:>{len(str(self.steps))}}/{self.steps}"
+        text = f"{at}  loss {loss:<9.4g} {rate:>9,.0f} ex/s"
+        done, part = epoch + step / self.steps, step * self.parts // self.steps
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, text=text)
+        elif part > self.part:
+            left = (self.last - done) * self.examples / rate
+            where = f"epoch {epoch + 1:>{self.width}}/{self.last}"
+            self.console.print(f"{where}  {text}  {left:.0f} s left", highlight=False)
+        self.part = part
+
     def members(self, number: int, scores: np.ndarray) -> None:
-        """Show an epoch of a sweep; `scores: [members, (loss, test_loss, accuracy)]`."""
-        loss, accuracy = scores[:, 0], scores[:, 2]
+        """Show an epoch of a sweep; `scores: [members, (loss, test_loss, metric)]`."""
+        loss, score = scores[:, 0], scores[:, 2]
         text = (
             f"loss {np.nanmin(loss):.4g} to {np.nanmax(loss):.4g}, "
-            f"accuracy {accuracy.min():.1%} to {accuracy.max():.1%}"
+            f"{self.metric.title} {self.metric.short(score.min())} to {self.metric.short(score.max())}"
         )
         self._show(number, text)
 
@@ -66,9 +86,9 @@ class Reporter:
 
 
 @contextmanager
-def reporter(console: Console, first: int, last: int) -> Iterator[Reporter]:
+def reporter(console: Console, first: int, last: int, task: Task) -> Iterator[Reporter]:
     """A `Reporter` whose bar is drawn while the block runs."""
-    result = Reporter(console, first, last)
+    result = Reporter(console, first, last, task)
     if result.bar is None:
         yield result
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -17,8 +18,9 @@ import numpy as np
 
 from jaxbp.layer import InputError, PyTree
 from jaxbp.train.config import Config, read_config
-from jaxbp.train.loop import Outcome
-from jaxbp.train.pictures import draw_confusion, draw_curves
+from jaxbp.train.data import Dataset
+from jaxbp.train.loop import Outcome, choose_devices
+from jaxbp.train.pictures import draw_confusion, draw_curves, draw_fit, draw_images
 from jaxbp.train.task import Task, count_parameters, labels, make_score
 from jaxbp.weights import save_params
 
@@ -113,41 +115,53 @@ def finish(
     proof: tuple[str, float] | None,
 ) -> dict[str, Any]:
     """Write parameters, pictures and summary; returns the summary."""
-    data, params = task.data, outcome.state.params
+    data, params, mesh = task.data, outcome.state.params, choose_devices(config)
     save_params(path / "params.safetensors", params)
-    value, accuracy, predicted = make_score(task.net, task.loss)(params, data.test_x, data.test_y)
+    score = make_score(task.net, task.loss, data.kind)
+    value, metric, predicted = score(params, data.test_x, data.test_y)
     if records:
-        draw_curves(path / "curves.png", records, config.run.name, data.held_out)
-    if data.outputs <= CONFUSION_LIMIT:
-        counts = confusion(np.asarray(labels(data.test_y)), predicted, data.outputs)
-        draw_confusion(
-            path / "confusion.png", counts, data.classes or tuple(map(str, range(data.outputs)))
-        )
+        draw_curves(path / "curves.png", records, config.run.name, task.metric, data.held_out)
+    if data.kind == "values":
+        _draw_values(path, data, predicted)
+    elif len(data.names) <= CONFUSION_LIMIT:
+        counts = confusion(np.asarray(labels(data.test_y)), predicted, len(data.names))
+        draw_confusion(path / "confusion.png", counts, data.names)
     summary = {
-        "test_accuracy": accuracy,
+        f"test_{task.metric.key}": metric,
         "test_loss": value,
         "test_examples": len(data.test_x),
         "held_out": data.held_out,
         "train_examples": len(data.x),
         "train_loss": records[-1]["loss"] if records else None,
         "epochs": outcome.state.epoch,
+        "steps_of_the_next": outcome.state.step,
         "stopped": outcome.reason,
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "examples_per_second": round(outcome.examples_per_second),
         "gradient_error": proof[1] if proof else None,
         "gradient_error_at": proof[0] if proof else None,
-        **about(params, config.train.seed),
+        **about(params, config.train.seed, mesh.size if mesh else 1),
     }
     write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def about(params: PyTree, seed: int) -> dict[str, Any]:
+def _draw_values(path: Path, data: Dataset, predicted: np.ndarray) -> None:
+    """Images beside what became of them, or predicted against true values."""
+    true, guess = (data.target_scale.undo(a) for a in (data.test_y, predicted))
+    if data.image and math.prod(data.image) == data.outputs:
+        shape = (-1, *data.image)
+        draw_images(path / "images.png", true.reshape(shape), guess.reshape(shape))
+    elif data.outputs == 1:
+        draw_fit(path / "fit.png", true[:, 0], guess[:, 0], data.held_out)
+
+
+def about(params: PyTree, seed: int, devices: int = 1) -> dict[str, Any]:
     """What a result depends on besides the config: versions, device, commit."""
     return {
         "parameters": count_parameters(params),
         "seed": seed,
-        "device": device(),
+        "device": device(devices),
         "versions": versions(),
         "commit": commit(),
     }
@@ -164,12 +178,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> str:
+def device(used: int = 1) -> str:
     """The device that computes, such as `cpu` or `gpu (NVIDIA H200)`; with their number if several."""
     first, count = jax.devices()[0], jax.device_count()
     kind = first.device_kind
     text = first.platform if kind.lower() == first.platform else f"{first.platform} ({kind})"
-    return text if count == 1 else f"{text}, 1 of {count} used"
+    return text if count == 1 else f"{text}, {used} of {count} used"
 
 
 def commit() -> str | None:

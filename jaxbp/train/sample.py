@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbp.generate import make_generator
 from jaxbp.layer import InputError
-from jaxbp.train.command import Arguments, reload
+from jaxbp.train.results import Arguments, reload
 from jaxbp.train.text import VOCABULARY, decode, encode
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train
 from jaxbp.losses import Loss
@@ -76,8 +77,68 @@ def make_step(
     return jax.jit(step, donate_argnums=(0, 1) if donate else ())
 
 
+def plan_epoch(key: Any, count: int, batch_size: int, shuffle: bool = True) -> tuple[Any, Any, Any]:
+    """`(full, rest, keys)`: the rows that each step of an epoch takes, and its key.
+
+    `full: [steps, batch_size]`; `rest` has the rows left over, which make a last, smaller step; one key
+    for each step and for the rest.
+    """
+    if batch_size > count:
+        raise InputError(f"batch_size: expected at most the {count} examples, got {batch_size}")
+    shuffle_key, mode_key = jax.random.split(key)
+    order = jax.random.permutation(shuffle_key, count) if shuffle else jnp.arange(count)
+    steps = count // batch_size
+    full = order[: steps * batch_size].reshape(steps, batch_size)
+    return full, order[steps * batch_size :], jax.random.split(mode_key, steps + 1)
+
+
+def steps_function(
+    net: Layer,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    devices: Mesh | None = None,
+    augment: Callable[[Any, Any], Any] | None = None,
+) -> Callable[..., Any]:
+    """`run(params, opt_state, x, y, rows, keys) -> (params, opt_state, losses)`, not compiled.
+
+    A `scan` over the steps of `rows: [steps, batch]`, `x` and `y` being the whole data set; `augment(key,
+    x)` may change a batch before the network sees it. Over a mesh
+    of `devices` each batch is sharded: every device takes its share of the examples, and XLA adds up
+    their gradients (and, in a BatchNorm, their statistics), so that the step is that of the whole batch.
+    """
+    update = _update(net, loss, tx)
+
+    def step(state: PyTree, part: Any, x: PyTree, y: Any) -> Any:
+        rows, key = part
+        batch_x, batch_y = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), (x, y))
+        if devices is not None and rows.shape[0] % devices.size == 0:
+            shares = NamedSharding(devices, PartitionSpec(devices.axis_names[0]))
+            batch_x, batch_y = jax.lax.with_sharding_constraint((batch_x, batch_y), shares)
+        if augment is not None:
+            batch_x = augment(jax.random.fold_in(key, 1), batch_x)
+        *state, value = update(*state, batch_x, batch_y, Train(key))
+        return tuple(state), value
+
+    def run(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, rows: Any, keys: Any) -> Any:
+        if rows.shape[0] == 1:  # a loop of one turn costs a compilation and gives nothing
+            state, value = step((params, opt_state), (rows[0], keys[0]), x, y)
+            return *state, value[None]
+        state, losses = jax.lax.scan(
+            lambda state, part: step(state, part, x, y), (params, opt_state), (rows, keys)
+        )
+        return *state, losses
+
+    return run
+
+
 def epoch_function(
-    net: Layer, loss: Loss, tx: optax.GradientTransformation, batch_size: int, shuffle: bool = True
+    net: Layer,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    batch_size: int,
+    shuffle: bool = True,
+    devices: Mesh | None = None,
+    augment: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`, not compiled.
 
@@ -85,28 +146,14 @@ def epoch_function(
     """
     if batch_size < 1:
         raise InputError(f"batch_size: expected a positive integer, got {batch_size}")
-    update = _update(net, loss, tx)
+    run = steps_function(net, loss, tx, devices, augment)
 
     def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
-        count = _count(x, y)
-        if batch_size > count:
-            raise InputError(f"batch_size: expected at most the {count} examples, got {batch_size}")
-        shuffle_key, mode_key = jax.random.split(key)
-        order = jax.random.permutation(shuffle_key, count) if shuffle else jnp.arange(count)
-        steps, rest = divmod(count, batch_size)
-
-        def step(state: PyTree, part: Any) -> Any:
-            rows, k = part
-            batch_x, batch_y = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), (x, y))
-            *state, value = update(*state, batch_x, batch_y, Train(k))
-            return tuple(state), value
-
-        keys = jax.random.split(mode_key, steps + 1)
-        full = order[: steps * batch_size].reshape(steps, batch_size)
-        state, losses = jax.lax.scan(step, (params, opt_state), (full, keys[:-1]))
-        if rest:
-            state, last = step(state, (order[steps * batch_size :], keys[-1]))
-            losses = jnp.append(losses, last)
+        full, rest, keys = plan_epoch(key, _count(x, y), batch_size, shuffle)
+        *state, losses = run(params, opt_state, x, y, full, keys[:-1])
+        if rest.size:
+            *state, last = run(*state, x, y, rest[None], keys[-1:])
+            losses = jnp.concatenate([losses, last])
         return *state, losses
 
     return epoch
@@ -120,14 +167,18 @@ def make_epoch(
     *,
     shuffle: bool = True,
     donate: bool = True,
+    devices: Mesh | None = None,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`: one compiled call.
 
     Shuffling, gathering the batches and all steps run on the device as a `scan`; examples left over
     by `batch_size` make a last, smaller step. `losses` has one entry a step. One compilation serves
     all epochs. `params` and `opt_state` are donated, as in `make_step`.
+
+    With a one-dimensional mesh of `devices`, such as `jax.make_mesh((4,), ("batch",))`, every batch that
+    their number divides is shared out among them; the result is that of one device, up to rounding.
     """
-    epoch = epoch_function(net, loss, tx, batch_size, shuffle)
+    epoch = epoch_function(net, loss, tx, batch_size, shuffle, devices)
     return jax.jit(epoch, donate_argnums=(0, 1) if donate else ())
 
 

@@ -30,6 +30,7 @@ def make_sweep(
     *,
     shuffle: bool = True,
     donate: bool = True,
+    augment: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[Callable[..., Any], Any]:
     """`(start, epoch)` for an ensemble that trains in one compiled call an epoch.
 
@@ -56,13 +57,14 @@ def make_sweep(
         like = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
         return jax.jit(jax.vmap(member, (0, 0, None)))(keys, rates, like)
 
-    mapped = jax.vmap(epoch_function(net, loss, tx, batch_size, shuffle), (0, 0, None, None, 0))
+    one = epoch_function(net, loss, tx, batch_size, shuffle, augment=augment)
+    mapped = jax.vmap(one, (0, 0, None, None, 0))
     return start, jax.jit(mapped, donate_argnums=(0, 1) if donate else ())
 
 
 @dataclasses.dataclass
 class SweepOutcome:
-    """`history: [members, epochs, 3]` holds training loss, held-out loss and held-out accuracy."""
+    """`history: [members, epochs, 3]` holds training loss, held-out loss and the metric there."""
 
     members: list[tuple[int, float]]
     history: np.ndarray
@@ -72,10 +74,11 @@ class SweepOutcome:
 
     @property
     def best(self) -> int:
-        """The member with the highest held-out accuracy, among equals that with the lowest loss."""
-        loss, accuracy = self.history[:, -1, 1], self.history[:, -1, 2]
+        """The member with the best held-out metric, among equals that with the lowest loss."""
+        loss, score = self.history[:, -1, 1], self.history[:, -1, 2]
         loss = np.where(np.isfinite(loss), loss, np.inf)
-        return min(range(len(loss)), key=lambda m: (-accuracy[m], loss[m]))
+        score = np.where(np.isfinite(score), score, -np.inf)
+        return min(range(len(loss)), key=lambda m: (-score[m], loss[m]))
 
     def member(self, index: int) -> PyTree:
         """The parameters of one member."""
@@ -87,7 +90,7 @@ def run_sweep(
 ) -> SweepOutcome:
     """Train all members that `config.sweep` asks for; a member that diverges does not stop the others."""
     from jaxbp.train.optimizers import make
-    from jaxbp.train.task import keys, labels
+    from jaxbp.train.task import keys, score_function, target_mean
 
     seeds = config.sweep.seeds or (config.train.seed,)
     rates = config.sweep.learning_rates or (config.optimizer.learning_rate,)
@@ -100,16 +103,19 @@ def run_sweep(
         task.batch_size,
         shuffle=config.train.shuffle,
         donate=False,
+        augment=task.augment,
     )
     data = task.data
     x, y, test_x, test_y = map(jnp.asarray, (data.x, data.y, data.test_x, data.test_y))
 
+    part = score_function(task.net, task.loss, data.kind)
+    mean = target_mean(test_y, data.kind)
+
     @jax.jit
     @jax.vmap
     def score(params: PyTree) -> Any:
-        prediction = task.net(params, test_x)
-        right = jnp.argmax(prediction, axis=-1) == labels(test_y)
-        return jnp.stack([task.loss(prediction, test_y), jnp.mean(right, dtype=jnp.float32)])
+        value, (missed, every), _ = part(params, test_x, test_y, mean)
+        return jnp.stack([value, 1 - missed / every])
 
     params, opt_state = start(init, jnp.asarray([rate for _, rate in members], jnp.float32), task.like())
     weights = np.asarray(batch_weights(len(x), task.batch_size))
@@ -135,19 +141,19 @@ def run_sweep(
 
 
 def by_rate(outcome: SweepOutcome) -> list[tuple[float, float, float, int]]:
-    """`(learning rate, mean accuracy, its standard deviation over seeds, seeds)`, best first."""
-    accuracy = outcome.history[:, -1, 2]
+    """`(learning rate, mean metric, its standard deviation over seeds, seeds)`, best first."""
+    score = outcome.history[:, -1, 2]
     rows = []
     for rate in dict.fromkeys(rate for _, rate in outcome.members):
-        mine = accuracy[[r == rate for _, r in outcome.members]]
+        mine = score[[r == rate for _, r in outcome.members]]
         rows.append(
             (rate, float(mine.mean()), float(mine.std(ddof=1)) if len(mine) > 1 else 0.0, len(mine))
         )
     return sorted(rows, key=lambda row: -row[1])
 
 
-def member_records(outcome: SweepOutcome) -> list[dict[str, Any]]:
-    """One plain record a member; `None` where a loss is not finite."""
+def member_records(outcome: SweepOutcome, metric: str) -> list[dict[str, Any]]:
+    """One plain record a member, with its metric under that name; `None` where a loss is not finite."""
 
     def finite(value: Any) -> float | None:
         return float(value) if np.isfinite(value) else None
@@ -159,7 +165,7 @@ def member_records(outcome: SweepOutcome) -> list[dict[str, Any]]:
             "learning_rate": r,
             "loss": finite(a),
             "test_loss": finite(b),
-            "test_accuracy": float(c),
+            metric: float(c),
         }
         for (s, r), (a, b, c) in rows
     ]

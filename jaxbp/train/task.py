@@ -11,11 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.layer import InputError, Layer, PyTree
-from jaxbp.losses import Loss
+from jaxbp.losses import Loss, SigmoidCrossEntropy
+from jaxbp.train.augment import make_augment
 from jaxbp.train.config import LOSSES, Config
 from jaxbp.train.data import Dataset
+from jaxbp.train.data.dataset import Kind
 
 CHUNK = 1000  # examples that are evaluated at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How good predictions are, in one number that is better when it is larger.
+
+    `key` is its name in records and summaries (`test_key` on the held-out part), `title` that for
+    people, `text` its number as they read it, `short` the same with fewer digits.
+    """
+
+    key: str
+    title: str
+    text: Callable[[float], str]
+    short: Callable[[float], str]
+
+
+METRICS: dict[Kind, Metric] = {
+    "classes": Metric("accuracy", "accuracy", "{:.2%}".format, "{:.1%}".format),
+    "values": Metric("r2", "R²", "{:.4f}".format, "{:.3f}".format),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +48,16 @@ class Task:
     loss: Loss
     data: Dataset
     batch_size: int
+    augment: Callable[[Any, Any], Any] | None = None  # of a batch of training inputs
 
     @property
     def steps(self) -> int:
         """Steps in an epoch."""
         return -(-len(self.data.x) // self.batch_size)
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.data.kind]
 
     def like(self) -> jax.ShapeDtypeStruct:
         """A batch of inputs, without values."""
@@ -56,14 +83,34 @@ def make_task(config: Config) -> Task:
     data = config.data.load()
     if config.model.takes == "vector":
         data = data.flat()
-    if config.train.loss != "cross_entropy":
-        data = data.one_hot()
+    data = data.reproduced() if config.model.reproduces else data
+    data = _targets(config, data)
     if config.train.batch_size > len(data.x):
         raise InputError(
             f"train.batch_size: expected at most the {len(data.x)} training examples, "
             f"got {config.train.batch_size}"
         )
-    return Task(config.model.build(data), LOSSES[config.train.loss], data, config.train.batch_size)
+    net, loss = config.model.build(data), LOSSES[config.train.loss]
+    return Task(net, loss, data, config.train.batch_size, make_augment(config, data))
+
+
+def _targets(config: Config, data: Dataset) -> Dataset:
+    """The targets as the loss takes them."""
+    loss = config.train.loss
+    if data.kind == "values":
+        between = all(a.min() >= 0 and a.max() <= 1 for a in (data.y, data.test_y))
+        if loss != "squared_error" and not (loss == "sigmoid_cross_entropy" and between):
+            what = "its own inputs" if config.model.reproduces else "real numbers"
+            raise InputError(
+                f'train.loss: expected "squared_error", since the targets are {what} '
+                f'(data.name "{data.name}", model.name "{config.model.name}"), got "{loss}"'
+            )
+        return data
+    if loss == "cross_entropy":
+        return data
+    if loss == "sigmoid_cross_entropy" and data.labelled and data.outputs == 2:
+        return data.binary()
+    return data.one_hot()
 
 
 def keys(seed: int) -> tuple[Any, Any]:
@@ -73,32 +120,68 @@ def keys(seed: int) -> tuple[Any, Any]:
 
 
 def labels(y: Any) -> Any:
-    """Integer labels of targets that may be distributions."""
+    """Integer labels of targets, which may be distributions or one number that is 0 or 1."""
     y = jnp.asarray(y)
-    return y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=-1)
+    return y if jnp.issubdtype(y.dtype, jnp.integer) else decide(y - 0.5)
 
 
-def make_score(net: Layer, loss: Loss) -> Callable[..., tuple[float, float, np.ndarray]]:
-    """`score(params, x, y) -> (loss, accuracy, predicted classes)`, compiled, chunk by chunk.
+def decide(prediction: Any) -> Any:
+    """The class with the largest entry; of a single logit, 1 where it is positive."""
+    if prediction.shape[-1] == 1:
+        return (prediction[..., 0] > 0).astype(jnp.int32)
+    return jnp.argmax(prediction, axis=-1)
 
-    Both are means over predictions: examples, or positions where every example has several.
+
+def as_values(loss: Loss, prediction: Any) -> Any:
+    """What a prediction says of the target's values, where the loss takes logits."""
+    return jax.nn.sigmoid(prediction) if isinstance(loss, SigmoidCrossEntropy) else prediction
+
+
+def score_function(net: Layer, loss: Loss, kind: Kind) -> Callable[..., Any]:
+    """`(params, x, y, mean) -> (loss, [missed, all], prediction)`, not compiled; see `make_score`.
+
+    The prediction is the class or the values; `mean` is that of each output, for values.
     """
 
-    @jax.jit
-    def part(params: PyTree, x: Any, y: Any) -> Any:
+    def part(params: PyTree, x: Any, y: Any, mean: Any) -> Any:
         prediction = net(params, x)
-        predicted = jnp.argmax(prediction, axis=-1)
-        return loss(prediction, y), jnp.mean(predicted == labels(y), dtype=jnp.float32), predicted
+        value = loss(prediction, y)
+        if kind == "classes":
+            predicted = decide(prediction)
+            wrong = predicted != labels(y)
+            return value, jnp.stack([jnp.sum(wrong), wrong.size]).astype(jnp.float32), predicted
+        prediction = as_values(loss, prediction)
+        squares = [jnp.sum((y - other) ** 2) for other in (prediction, mean)]
+        return value, jnp.stack(squares), prediction
+
+    return part
+
+
+def make_score(net: Layer, loss: Loss, kind: Kind = "classes") -> Callable[..., Any]:
+    """`score(params, x, y) -> (loss, metric, predictions)`, compiled, chunk by chunk.
+
+    The loss is the mean over predictions: examples, or positions where every example has several. The
+    metric is 1 less the share that is missed. Of classes, that is the accuracy; of values it is
+    `R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)²` with the mean `ȳ` of each output: 1 for perfect predictions, 0 for
+    always predicting the mean.
+    """
+    part = jax.jit(score_function(net, loss, kind))
 
     def score(params: PyTree, x: Any, y: Any) -> tuple[float, float, np.ndarray]:
-        parts = [
-            (len(x[i : i + CHUNK]), *part(params, x[i : i + CHUNK], y[i : i + CHUNK]))
-            for i in range(0, len(x), CHUNK)
-        ]
-        value, accuracy = (sum(n * float(p[k]) for n, *p in parts) / len(x) for k in (0, 1))
-        return value, accuracy, np.concatenate([np.asarray(p[3]) for p in parts])
+        mean = target_mean(y, kind)
+        starts = range(0, len(x), CHUNK)
+        parts = [part(params, x[i : i + CHUNK], y[i : i + CHUNK], mean) for i in starts]
+        sizes = [len(x[i : i + CHUNK]) for i in starts]
+        value = sum(n * float(p[0]) for n, p in zip(sizes, parts, strict=True)) / len(x)
+        missed, every = np.sum([np.asarray(p[1], np.float64) for p in parts], axis=0)
+        return value, float(1 - missed / every), np.concatenate([np.asarray(p[2]) for p in parts])
 
     return score
+
+
+def target_mean(y: Any, kind: Kind) -> Any:
+    """What R² compares with; classes have none."""
+    return jnp.mean(y, axis=0, keepdims=True) if kind == "values" else None
 
 
 def count_parameters(params: PyTree) -> int:

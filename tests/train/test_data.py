@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from jaxbp.layer import InputError
-from jaxbp.train.data import DATA, Dataset, Digits, File, Mnist, Notes, check_labels, numbers, split
-from jaxbp.train.files import read_arrays, read_idx
+from jaxbp.train.data import DATA, Dataset
+from jaxbp.train.data.dataset import Scale, check_labels, numbers, split
+from jaxbp.train.data.images import Cifar, Digits, Mnist
+from jaxbp.train.data.tables import BreastCancer, Diabetes, File, Notes
+from jaxbp.train.data.files import read_arrays, read_idx
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -236,10 +239,10 @@ def test_digits_hold_out_a_fifth_of_every_class():
 
 
 def test_a_split_loses_nothing():
-    x = np.arange(50, dtype=np.float32)[:, None]
-    data = split("x", x, (np.arange(50) % 7 // 3).astype(np.int32), 0.3, 4)
-    np.testing.assert_array_equal(np.sort(np.concatenate([data.x, data.test_x]), axis=0), x)
-    assert len(data.test_x) == 15
+    for kind in ("classes", "values"):
+        train, test = split((np.arange(50) % 7 // 3).astype(np.int32), 0.3, 4, kind)
+        np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(50))
+        assert len(test) == 15
 
 
 def test_the_notes_example():
@@ -260,7 +263,7 @@ def test_labels_become_vectors_and_images_become_rows():
 
 def test_new_inputs_are_scaled_and_shaped_as_the_data():
     x = np.zeros((2, 4), np.float32)
-    data = Dataset("x", x, np.int32([0, 1]), x, np.int32([0, 1]), 2, divide=4.0)
+    data = Dataset("x", x, np.int32([0, 1]), x, np.int32([0, 1]), 2, scale=Scale(divide=4.0))
     assert data.inputs(np.arange(4), "f").tolist() == [[0, 0.25, 0.5, 0.75]]
     assert data.inputs(np.ones((3, 2, 2)), "f").shape == (3, 4)
     with pytest.raises(InputError) as error:
