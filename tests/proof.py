@@ -1,12 +1,18 @@
 """The harness: is what a layer, loss or combinator writes by hand the derivative of its forward pass?
 
-Two oracles, neither of which shares code with the backward pass: un-jitted float64 autodiff of the same
-forward, and finite differences through the inner-product identity
+Two oracles, neither of which shares code with the backward pass: float64 autodiff of the same forward, run
+one operation after another (by NumPy, and for the first case of a layer by JAX without `jit` as well), and
+finite differences through the inner-product identity
 
     ⟨dy, ∂y/∂v⟩ = ⟨dparams, v_params⟩ + ⟨dx, v_x⟩        for a random direction v,
 
 which does not use reverse mode at all. Inputs are float32-representable, so that float32 and float64
 share one oracle; bfloat16 has its own. Errors are relative to the largest entry of each leaf.
+
+Nearly all of the time is XLA's, at 50 to 500 ms a program, so a case compiles one program a dtype and way of
+running it, and nothing else: parameters are drawn, oracles are interpreted, and the differences are those
+of the program that is being tested. float32 is compiled as it is for users, float64 and bfloat16 without
+LLVM's optimizations: the program is the same, and its last digits are far below their tolerances.
 """
 
 from __future__ import annotations
@@ -23,12 +29,14 @@ import numpy as np
 from jaxbp import Eval, Layer, Train
 from jaxbp.check.oracle import relative_error, to_float64
 from jaxbp.losses import Loss
+from tests.interpreter import interpret
 
 # Relative to the largest entry of each leaf. bfloat16 has a unit roundoff of 2⁻⁹; each leaf layer rounds
 # its output, its error and its gradient once.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 4 * 2**-9}
 DTYPES = tuple(TOLERANCE)
 MODES = ("eager", "jit", "vmap")
+FAST = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclass(frozen=True)
@@ -130,19 +138,25 @@ def pose(case: Case, drawn: str) -> Problem:
         return case.x(key, drawn) if callable(case.x) else normal(key, case.x, drawn, case.scale)
 
     key = jax.random.key(case.seed)
-    if drawn == "bfloat16":  # the same numbers, rounded: `init` is compiled once a case
+    if drawn == "bfloat16":  # the same numbers, rounded
         params, xs = jax.tree.map(rounded, pose(case, "float32")[:2])
     else:
         xs = make_x(10 * case.seed + 1), make_x(10 * case.seed + 2)
-        if case.params is not None:
-            params = case.params(10 * case.seed + 3, drawn)
-        else:
-            init = jax.jit(case.layer.init)(key, xs[0])
-            nudge = like(10 * case.seed + 4, init, 0.3)
-            params = jax.tree.map(lambda p, n: p + n if is_floating(p) else p, init, nudge)
+        params = make_params(case, key, xs[0], drawn)
     mode = Train(key) if case.train else Eval()
     y = jax.eval_shape(lambda: case.layer.forward(params, xs[0], mode)[0])
     return Problem(params, xs, (like(5, y), like(6, y)), mode)
+
+
+def make_params(case: Case, key: Any, x: Any, drawn: str) -> Any:
+    """The case's own; or what `init` makes, nudged; or, where only `jit` is proven, drawn in its shapes."""
+    if case.params is not None:
+        return case.params(10 * case.seed + 3, drawn)
+    nudges = like(10 * case.seed + 4, jax.eval_shape(case.layer.init, key, x), 0.4)
+    if "eager" not in case.modes:
+        return nudges
+    made = jax.jit(case.layer.init, compiler_options=FAST)(key, x)
+    return jax.tree.map(lambda p, n: p + n if is_floating(p) else p, made, nudges)
 
 
 def in_dtype(problem: Problem, dtype: str) -> Problem:
@@ -166,18 +180,21 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 @cache
 def oracle(case: Case) -> Callable[..., Any]:
-    """`(params, x, dy, mode) -> (y, [gradient a floating leaf])` by autodiff of the forward pass.
-
-    Un-jitted; but compiled for the cases of a layer that are only run compiled themselves. Those are its
-    further shapes, and running them operation by operation would take most of the suite's time.
-    """
+    """`(params, x, dy, mode) -> (y, [gradient a floating leaf])` by autodiff of the forward pass."""
 
     def solve(params: Any, x: Any, dy: Any, mode: Any) -> tuple[Any, list[Any]]:
         floating, put = split_leaves((params, x))
         y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
         return y, vjp(dy)[0]
 
-    return solve if "eager" in case.modes else jax.jit(solve)
+    params, xs, dys, mode = in_dtype(pose(case, "float32"), "float64")
+    args = params, xs[0], dys[0], mode
+    by_numpy = interpret(solve, *args)
+    if "eager" in case.modes:  # once a layer: the interpreter, too, has to be right
+        pairs = zip(jax.tree.leaves(by_numpy(*args)), jax.tree.leaves(solve(*args)), strict=True)
+        for got, expected in pairs:
+            assert relative_error(got, expected, 1e-12) <= 1e-12, "NumPy and JAX disagree on autodiff"
+    return by_numpy
 
 
 @cache
@@ -194,22 +211,26 @@ def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
 
 
 @cache
-def compiled(layer: Layer, mapped: bool) -> Callable[..., Any]:
+def compiled(layer: Layer, mapped: bool, dtype: str) -> Callable[..., Any]:
     """`by_hand` of one layer under `jit`, shared by all its cases."""
     run = partial(by_hand, layer)
-    return jax.jit(jax.vmap(run, (None, 0, 0, None)) if mapped else run)
+    run = jax.vmap(run, (None, 0, 0, None)) if mapped else run
+    return jax.jit(run, compiler_options=None if dtype == "float32" else FAST)
 
 
-def run_modes(case: Case, problem: Problem) -> Any:
-    """`(mode, index of the input, (y, dparams, dx))` for every way of running the two passes."""
+def run_modes(case: Case, problem: Problem, dtype: str) -> Any:
+    """`(mode, index of the input, (y, dparams, dx))` for every way of running the two passes.
+
+    Eagerly in float64 only: operations know their dtype before they run, and a trace sees the same ones.
+    """
     params, xs, dys, mode = problem
-    if "eager" in case.modes:
+    if "eager" in case.modes and dtype == "float64":
         yield "eager", 0, by_hand(case.layer, params, xs[0], dys[0], mode)
     if "jit" in case.modes:
-        yield "jit", 0, compiled(case.layer, False)(params, xs[0], dys[0], mode)
+        yield "jit", 0, compiled(case.layer, False, dtype)(params, xs[0], dys[0], mode)
     if "vmap" in case.modes:
         x, dy = jax.tree.map(lambda *pair: np.stack(pair), *zip(xs, dys, strict=True))
-        results = compiled(case.layer, True)(params, x, dy, mode)
+        results = compiled(case.layer, True, dtype)(params, x, dy, mode)
         for i in range(2):
             yield "vmap", i, jax.tree.map(lambda r, i=i: np.asarray(r)[i], results)
 
@@ -221,7 +242,7 @@ def prove_layer(case: Case, dtype: str) -> float:
     tolerance = {**TOLERANCE, "float32": case.float32}[dtype]
     tolerance *= case.depth if dtype == "bfloat16" else 1
     worst = 0.0
-    for mode, i, (y, dparams, dx) in run_modes(case, problem):
+    for mode, i, (y, dparams, dx) in run_modes(case, problem, dtype):
         y_reference, expected = reference(case, drawn, i)
         assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
         assert_same_kind(f"{mode}: dparams", dparams, problem.params)
@@ -272,20 +293,21 @@ def prove_by_differences(case: Case) -> float:
         for i, leaf in enumerate(floating)
     ]
 
-    @jax.jit
-    def along(t: Any) -> Any:
+    run = compiled(case.layer, False, "float64")  # its first output is the forward pass
+
+    def along(t: float) -> float:
         moved = put([leaf + t * v for leaf, v in zip(floating, direction, strict=True)])
-        return inner(dy, case.layer.forward(*moved, problem.mode)[0])
+        return float(inner(dy, run(*moved, dy, problem.mode)[0]))
 
     def slope(h: float) -> float:
-        return float((along(h) - along(-h)) / (2 * h))
+        return (along(h) - along(-h)) / (2 * h)
 
     differences = (4 * slope(1e-5) - slope(2e-5)) / 3
-    _, dparams, dx = compiled(case.layer, False)(params, x, dy, problem.mode)
+    _, dparams, dx = run(params, x, dy, problem.mode)
     grads = named_floating((dparams, dx), (params, x))
     terms = [float(inner(g, v)) for (_, g), v in zip(grads, direction, strict=True)]
     expected = sum(terms)
-    scale = max(sum(abs(t) for t in terms), abs(float(along(0.0))))
+    scale = max(sum(abs(t) for t in terms), abs(along(0.0)))
     error = abs(differences - expected) / max(scale, 1e-300)
     assert error <= 1e-7, f"finite differences {differences:.12g}, by hand {expected:.12g}: {error:.1e}"
     return error
@@ -297,7 +319,7 @@ def _count(tree: Any) -> int:
 
 def inner(a: Any, b: Any) -> Any:
     """`⟨a, b⟩` over all leaves."""
-    return sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return sum(np.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def prove_loss(case: LossCase, dtype: str) -> float:

@@ -37,15 +37,13 @@ def test_no_case_stands_twice() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("proof", [*DTYPES, "differences"])  # side by side: they share a program
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_layer(case: Case, dtype: str) -> None:
-    prove_layer(case, dtype)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_layer_by_differences(case: Case) -> None:
-    prove_by_differences(case)
+def test_layer(case: Case, proof: str) -> None:
+    if proof == "differences":
+        prove_by_differences(case)
+    else:
+        prove_layer(case, proof)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
