@@ -190,7 +190,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "reduce_max": lambda x, axes, **_: np.max(x, axis=tuple(axes)),
     "reduce_sum": lambda x, axes, **_: np.sum(x, axis=tuple(axes)),
-    "reshape": lambda x, *_, new_sizes, **__: x.reshape(new_sizes),
+    "reshape": lambda x, *_, new_sizes, dimensions=None, **__:
+        (x if dimensions is None else np.transpose(x, dimensions)).reshape(new_sizes),
     "rev": lambda x, dimensions: np.flip(x, axis=dimensions),
     "slice": _slice,
     "split": lambda x, sizes, axis, **_: np.split(x, np.cumsum(sizes)[:-1], axis=axis),

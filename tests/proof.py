@@ -1,24 +1,24 @@
 """The harness: is what a layer, loss or combinator writes by hand the derivative of its forward pass?
 
-Two oracles, neither of which shares code with the backward pass: float64 autodiff of the same forward, run
-one operation after another (by NumPy, and for the first case of a layer by JAX without `jit` as well), and
-finite differences through the inner-product identity
+Two oracles, neither of which shares code with the backward pass: float64 autodiff of the same forward,
+run one operation after another (by NumPy, and for a layer's first case by JAX without `jit` as well),
+and finite differences through the inner-product identity
 
     ⟨dy, ∂y/∂v⟩ = ⟨dparams, v_params⟩ + ⟨dx, v_x⟩        for a random direction v,
 
 which does not use reverse mode at all. Inputs are float32-representable, so that float32 and float64
 share one oracle; bfloat16 has its own. Errors are relative to the largest entry of each leaf.
 
-Nearly all of the time is XLA's, at 50 to 500 ms a program, so a case compiles one program a dtype and way of
-running it, and nothing else: parameters are drawn, oracles are interpreted, and the differences are those
-of the program that is being tested. float32 is compiled as it is for users, float64 and bfloat16 without
-LLVM's optimizations: the program is the same, and its last digits are far below their tolerances.
+Nearly all of the time is XLA's, at 50 to 500 ms a program, so a case compiles one program a dtype and
+way of running it, and nothing else: parameters are drawn, oracles are interpreted, and the differences
+are those of the program that is being tested. float32 is compiled as it is for users, float64 and
+bfloat16 without LLVM's optimizations: the same program, whose last digits are far below the tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -66,6 +66,11 @@ class Case:
         shape = "x".join(map(str, self.x)) if isinstance(self.x, tuple) else self.x.__name__
         extras = [f"*{self.scale:g}"] * (self.scale != 1) + ["train"] * self.train + [self.note]
         return "-".join([repr(self.layer).replace(" ", ""), shape, *filter(None, extras)])
+
+
+def further(*cases: Case) -> list[Case]:
+    """Cases beyond a layer's first, under `jit` only: its input does not change how a layer runs."""
+    return [replace(case, modes=("jit",)) for case in cases]
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def pose(case: Case, drawn: str) -> Problem:
 
 
 def make_params(case: Case, key: Any, x: Any, drawn: str) -> Any:
-    """The case's own; or what `init` makes, nudged; or, where only `jit` is proven, drawn in its shapes."""
+    """The case's own, or what `init` makes, nudged; where only `jit` is proven, drawn in its shapes."""
     if case.params is not None:
         return case.params(10 * case.seed + 3, drawn)
     nudges = like(10 * case.seed + 4, jax.eval_shape(case.layer.init, key, x), 0.4)
@@ -239,25 +244,40 @@ def prove_layer(case: Case, dtype: str) -> float:
     """Assert everything that the contract promises of a backward pass; returns the largest error."""
     drawn = "bfloat16" if dtype == "bfloat16" else "float32"
     problem = in_dtype(pose(case, drawn), dtype)
+    results = run_modes(case, problem, dtype)
+    return max(compare(case, problem, i, found, dtype, mode) for mode, i, found in results)
+
+
+def prove_traced(case: Case) -> float:
+    """The two passes as traced in float64, run by NumPy: a further shape without a compilation."""
+    problem = in_dtype(pose(case, "float32"), "float64")
+    args = problem.params, problem.xs[0], problem.dys[0], problem.mode
+    found = interpret(partial(by_hand, case.layer), *args)(*args)
+    return compare(case, problem, 0, found, "float64", "traced")
+
+
+def compare(case: Case, problem: Problem, i: int, found: Any, dtype: str, how: str) -> float:
+    """Assert that `(y, dparams, dx)` is what the oracle says of input `i`; returns the largest error."""
+    y, dparams, dx = found
+    y_reference, expected = reference(case, "bfloat16" if dtype == "bfloat16" else "float32", i)
     tolerance = {**TOLERANCE, "float32": case.float32}[dtype]
     tolerance *= case.depth if dtype == "bfloat16" else 1
+    how = f"{how} ({dtype})"
+    assert_same_kind(f"{how}: y", y, y_reference, any_dtype=True)
+    assert_same_kind(f"{how}: dparams", dparams, problem.params)
+    assert_same_kind(f"{how}: dx", dx, problem.xs[i])
+    incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
+    got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
+    assert len(got) == len(expected), f"{how}: {len(got)} gradients for {len(expected)} leaves"
+    ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
+    pairs = [("y", a, b) for a, b in ys]
+    pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
     worst = 0.0
-    for mode, i, (y, dparams, dx) in run_modes(case, problem, dtype):
-        y_reference, expected = reference(case, drawn, i)
-        assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
-        assert_same_kind(f"{mode}: dparams", dparams, problem.params)
-        assert_same_kind(f"{mode}: dx", dx, problem.xs[i])
-        incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
-        got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
-        assert len(got) == len(expected), f"{mode}: {len(got)} gradients for {len(expected)} leaves"
-        ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
-        pairs = [("y", a, b) for a, b in ys]
-        pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
-        for name, a, b in pairs:
-            floor = incoming if case.saturated and name.startswith("[1]") else 0.0
-            error = relative_error(a, b, floor)
-            assert error <= tolerance, f"{mode}: {name}: error {error:.2e} > {tolerance:.1e} ({dtype})"
-            worst = max(worst, error)
+    for name, a, b in pairs:
+        floor = incoming if case.saturated and name.startswith("[1]") else 0.0
+        error = relative_error(a, b, floor)
+        assert error <= tolerance, f"{how}: {name}: error {error:.2e} > {tolerance:.1e}"
+        worst = max(worst, error)
     return worst
 
 
@@ -333,11 +353,15 @@ def prove_loss(case: LossCase, dtype: str) -> float:
         value, saved = case.loss.forward(p, target)
         return value, case.loss.backward(saved)
 
-    pair = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), prediction)
-    stacked = jax.jit(jax.vmap(run))(pair)
-    results = [run(prediction), jax.jit(run)(prediction), jax.tree.map(lambda r: r[0], stacked)]
+    def both(p: Any) -> Any:
+        return run(p), jax.vmap(run)(jax.tree.map(lambda a: jnp.stack([a, 2 * a]), p))
+
+    single, stacked = jax.jit(both, compiler_options=None if dtype == "float32" else FAST)(prediction)
+    results = {"jit": single, "vmap": jax.tree.map(lambda r: r[0], stacked)}
+    if dtype == "float64":
+        results["eager"] = run(prediction)
     worst = 0.0
-    for mode, (value, gradient) in zip(MODES, results, strict=True):
+    for mode, (value, gradient) in results.items():
         assert value.shape == (), f"{mode}: value has shape {value.shape}"
         assert_same_kind(f"{mode}: gradient", gradient, prediction)
         pairs = zip(jax.tree.leaves((value, gradient)), jax.tree.leaves(reference), strict=True)

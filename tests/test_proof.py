@@ -1,5 +1,6 @@
 """Every layer, loss and combinator, proven; and the harness itself, proven to fail on wrong ones."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import jax
@@ -30,6 +31,11 @@ def public(base: type) -> set[type]:
 def test_every_public_layer_and_loss_has_cases_and_nothing_else_does() -> None:
     assert {type(case.layer) for case in CASES} == public(Layer)
     assert {type(case.loss) for case in LOSS_CASES} == public(Loss)
+
+
+def test_every_layer_and_loss_has_a_dozen_cases_at_least() -> None:
+    counts = Counter(type(case.layer) for case in CASES) + Counter(type(c.loss) for c in LOSS_CASES)
+    assert {kind.__name__: n for kind, n in counts.items() if n < 12} == {}
 
 
 def test_no_case_stands_twice() -> None:

@@ -318,14 +318,14 @@ def _softmax(s: Array, seen: Any) -> Array:
 
 def _split(a: Array, *heads: int) -> Array:
     """`[..., T, (heads) D] -> [..., heads, T, D]`."""
-    a = a.reshape(*a.shape[:-1], *heads, -1)
+    a = a.reshape(*a.shape[:-1], *heads, a.shape[-1] // math.prod(heads))
     return jnp.moveaxis(a, -2 - len(heads), -2)
 
 
 def _join(a: Array) -> Array:
     """`[..., K, G, T, D] -> [..., T, K G D]`."""
     a = jnp.moveaxis(a, -2, -4)
-    return a.reshape(*a.shape[:-3], -1)
+    return a.reshape(*a.shape[:-3], math.prod(a.shape[-3:]))
 
 
 def _named(x: Any) -> dict[str, Any]:

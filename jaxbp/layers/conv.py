@@ -120,10 +120,10 @@ def _phase(
 def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`: one matrix product a tap and group."""
     rows = x.shape[0] * prod(win.count)
-    d_blocks = d.reshape(rows, groups, -1)
+    d_blocks = d.reshape(rows, groups, d.shape[-1] // groups)
 
     def tap(seen: Array) -> Array:
-        x_blocks = seen.reshape(rows, groups, -1)
+        x_blocks = seen.reshape(rows, groups, x.shape[-1] // groups)
         return jnp.einsum(
             "ngc,ngf->cgf", x_blocks, d_blocks, preferred_element_type=wide(x.dtype)
         ).reshape(x_blocks.shape[-1], d.shape[-1])

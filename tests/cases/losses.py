@@ -55,8 +55,24 @@ LOSS_CASES = [
             LossCase(SoftmaxCrossEntropy(reduction, ignore=-1), (4, 3), with_ignored(3, 4)),
         )
     ),
-    LossCase(SquaredError(), (4, 3), values(4, 3), scale=1e4),
-    LossCase(SigmoidCrossEntropy(), (4, 3), shares(4, 3), scale=1e4),
+    *(
+        case
+        for loss, target in ((SquaredError(), values), (SigmoidCrossEntropy(), shares))
+        for case in (
+            *(LossCase(loss, (4, 3), target(4, 3), scale=scale) for scale in (1e-4, 1e4)),
+            *(
+                LossCase(loss, shape, target(*shape), note=note)
+                for shape, note in [
+                    ((1, 3), "batch-1"),
+                    ((4, 1), "one-output"),
+                    ((1, 1), "one-by-one"),
+                    ((1,), "one-entry"),
+                    ((2, 4, 5), "sequence"),
+                    ((2, 1, 2, 3), "three-batch-axes"),
+                ]
+            ),
+        )
+    ),
     LossCase(SoftmaxCrossEntropy(), (4, 3), labels(3, 4), scale=1e4),
     LossCase(SoftmaxCrossEntropy(), (4, 3), soft(4, 3), scale=1e-4),
     *(
