@@ -77,7 +77,7 @@ def further(*cases: Case) -> list[Case]:
 class LossCase:
     """A loss, the shape of its prediction, and a function `(key) -> target` of an integer key.
 
-    A loss that takes several arrays has a tuple of shapes.
+    A loss that takes several arrays has a tuple of shapes. `eager` cases, one a loss, run un-jitted too.
     """
 
     loss: Loss
@@ -85,6 +85,7 @@ class LossCase:
     target: Callable[..., Any]
     scale: float = 1.0
     note: str = ""
+    eager: bool = False
 
     def draw(self, key: int, dtype: str, scale: float) -> Any:
         """A normal prediction, or a tuple of them."""
@@ -347,7 +348,9 @@ def prove_loss(case: LossCase, dtype: str) -> float:
     drawn = "bfloat16" if dtype == "bfloat16" else "float32"
     prediction, target = case.draw(1, drawn, case.scale), case.target(2)
     prediction = jax.tree.map(lambda p: p.astype(dtype), prediction)
-    reference = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])(to_float64(prediction))
+    exact = to_float64(prediction)
+    autodiff = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])
+    reference = interpret(autodiff, exact)(exact)
 
     def run(p: Any) -> Any:
         value, saved = case.loss.forward(p, target)
@@ -358,8 +361,8 @@ def prove_loss(case: LossCase, dtype: str) -> float:
 
     single, stacked = jax.jit(both, compiler_options=None if dtype == "float32" else FAST)(prediction)
     results = {"jit": single, "vmap": jax.tree.map(lambda r: r[0], stacked)}
-    if dtype == "float64":
-        results["eager"] = run(prediction)
+    if case.eager and dtype == "float64":
+        results |= {"eager": run(prediction), "autodiff by JAX": autodiff(exact)}
     worst = 0.0
     for mode, (value, gradient) in results.items():
         assert value.shape == (), f"{mode}: value has shape {value.shape}"
@@ -377,15 +380,19 @@ def prove_loss_by_differences(case: LossCase) -> float:
     prediction, target = case.draw(1, "float64", case.scale), case.target(2)
     direction = case.draw(3, "float64", 1.0)
 
+    run = interpret(lambda p: case.loss.forward(p, target), prediction)
+
     def value(t: float) -> float:
-        return float(case.loss(jax.tree.map(lambda p, d: p + t * d, prediction, direction), target))
+        return float(run(jax.tree.map(lambda p, d: p + t * d, prediction, direction))[0])
 
     def slope(h: float) -> float:
         return (value(h) - value(-h)) / (2 * h)
 
     h = 1e-3 * np.sqrt(case.scale)
     differences = (4 * slope(h) - slope(2 * h)) / 3
-    gradient = case.loss.backward(case.loss.forward(prediction, target)[1])
+    gradient = interpret(lambda p: case.loss.backward(case.loss.forward(p, target)[1]), prediction)(
+        prediction
+    )
     by_hand = float(inner(gradient, direction))
     scale = float(
         sum(jnp.sum(jnp.abs(t)) for t in jax.tree.leaves(jax.tree.map(jnp.multiply, gradient, direction)))

@@ -201,8 +201,12 @@ class BatchNorm(_Norm):
         mean := m · mean + (1 - m) μ,    var := m · var + (1 - m) v,    m = momentum
 
     (`v` divides by `N`, as the forward pass and Flax do; torch keeps `N - 1`, and calls `1 - m` its
-    momentum.) `trainable` marks them `False`, so that no optimizer decays them. Where the batch is
-    sharded under `jit`, the means are over the whole of it on all devices.
+    momentum.) `trainable` marks them `False`, so that no optimizer decays them.
+
+    Across devices. Where the batch is sharded under `jit`, every mean is over the whole of it, forward
+    and back, and nothing is to be done. Inside `shard_map`, `pmap` or a named `vmap`, a layer sees its
+    own share only; give it the name (or names) of those axes as `axis_name`, and its means go over all
+    of them. `∂L/∂γ`, `∂L/∂β` are then sums over the share, to be added up like any other parameter's.
 
     Evaluation. `μ = mean`, `v = var` are parameters, and only the first of the three paths is left:
 
@@ -218,6 +222,7 @@ class BatchNorm(_Norm):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    axis_name: str | tuple[str, ...] | None = None
     precision: Precision = Precision()
 
     def __post_init__(self) -> None:
@@ -226,7 +231,8 @@ class BatchNorm(_Norm):
             raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum}")
 
     def mean(self, z: Array) -> Array:
-        return jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+        own = jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+        return own if self.axis_name is None else lax.pmean(own, self.axis_name)
 
     def init(self, key: Any, x: Any) -> Any:
         params = super().init(key, x)

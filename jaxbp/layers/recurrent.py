@@ -113,7 +113,7 @@ class Recurrent(Layer):
         a_x = a_x + jnp.broadcast_to(params["b"].astype(a_x.dtype), a_x.shape)
         # 2. the loop: one product a step
         if state is None:
-            state = (jnp.zeros(batch, inputs.dtype),) * self.states
+            state = (jnp.zeros_like(a_x, shape=batch),) * self.states
         first = tuple(s.astype(a_x.dtype) for s in state)
         last, (states, kept) = self._loop(params, first, a_x, mask, dtype)
         # 3. what goes out, and what the way back needs
@@ -138,7 +138,7 @@ class Recurrent(Layer):
         dy, dlast = dy if self.return_state else (dy, None)
         d = _time_first(dy).astype(wide(dtype))
         if dlast is None:
-            errors = (jnp.zeros(d.shape[1:], d.dtype),) * self.states
+            errors = (jnp.zeros_like(d, shape=d.shape[1:]),) * self.states
         else:
             errors = tuple(e.astype(d.dtype) for e in (dlast if self.states > 1 else (dlast,)))
         # 2. the loop, backwards: one product a step

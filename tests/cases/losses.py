@@ -38,11 +38,11 @@ LOSS_CASES = [
         case
         for reduction in ("mean", "sum")
         for case in (
-            LossCase(SquaredError(reduction), (4, 3), values(4, 3)),
+            LossCase(SquaredError(reduction), (4, 3), values(4, 3), eager=True),
             LossCase(SquaredError(reduction), (3,), values(3), note="no-batch"),
-            LossCase(SigmoidCrossEntropy(reduction), (4, 3), shares(4, 3)),
+            LossCase(SigmoidCrossEntropy(reduction), (4, 3), shares(4, 3), eager=True),
             LossCase(SigmoidCrossEntropy(reduction), (2, 4, 3), bits(2, 4, 3)),
-            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), labels(3, 4)),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), labels(3, 4), eager=True),
             LossCase(SoftmaxCrossEntropy(reduction), (3,), labels(3), note="no-batch"),
             LossCase(SoftmaxCrossEntropy(reduction), (2, 4, 3), labels(3, 2, 4), note="sequence"),
             LossCase(SoftmaxCrossEntropy(reduction), (4, 3), one_hot(3, 4), note="one-hot"),
@@ -76,7 +76,14 @@ LOSS_CASES = [
     LossCase(SoftmaxCrossEntropy(), (4, 3), labels(3, 4), scale=1e4),
     LossCase(SoftmaxCrossEntropy(), (4, 3), soft(4, 3), scale=1e-4),
     *(
-        LossCase(LinearCrossEntropy(**fields), shapes, target, scale, note)
+        LossCase(
+            LinearCrossEntropy(**fields),
+            shapes,
+            target,
+            scale,
+            note,
+            eager=(fields, note, scale) == ({}, "", 1.0),
+        )
         for fields, shapes, target, scale, note in (
             ({}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
             ({"reduction": "sum"}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
