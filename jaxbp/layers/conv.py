@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
 from jaxbp.precision import Precision, wide
@@ -160,7 +160,7 @@ class _Convolution(Layer):
             if isinstance(value, list | tuple):
                 value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
                 object.__setattr__(self, field, value)
-        if not 1 <= self._axes <= 3:
+        if not isinstance(self.kernel, int | tuple) or not 1 <= self._axes <= 3:
             raise InputError(f"{name}: expected a kernel of 1 to 3 sizes, got {self.kernel!r}")
         _ = self._taps, self._strides, self._dilations  # each raises where it is wrong
         explicit(self.padding, self._axes, name)
@@ -269,6 +269,7 @@ class Conv(_Convolution):
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*odims features"], Any]:
+        require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
         kept = x.astype(self.precision.compute or x.dtype)
         w = params["w"].astype(kept.dtype)
@@ -330,6 +331,7 @@ class ConvTranspose(_Convolution):
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*odims features"], Any]:
+        require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
         kept = x.astype(self.precision.compute or x.dtype)
         w = swap_channels(params["w"].astype(kept.dtype), self.groups)

@@ -28,19 +28,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, Train, require_floating
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    is_training,
+    require_floating,
+    require_params,
+    require_positive,
+)
 from jaxbp.precision import Precision, wide
 
 
 def _check_epsilon(layer: Any) -> None:
-    if not layer.epsilon > 0:
-        raise InputError(f"{type(layer).__name__}: epsilon must be positive, got {layer.epsilon}")
+    require_positive(layer.epsilon, f"{type(layer).__name__}: epsilon")
 
 
 def _sum_to_features(z: Array, like: Array) -> Array:
@@ -53,6 +63,7 @@ class _Norm(Layer):
 
     epsilon: float
     precision: Precision
+    names: ClassVar[tuple[str, ...]] = ("scale", "offset")
 
     @abstractmethod
     def mean(self, z: Array) -> Array:
@@ -111,6 +122,8 @@ class _Norm(Layer):
     def _check(self, x: Any, params: Any = None) -> None:
         require_floating(x, f"{self}: x")
         self._check_rank(x)
+        if params is not None:
+            require_params(self, params, *self.names)
         if params is not None and params["scale"].shape != (x.shape[-1],):
             raise InputError(
                 f"{self}: expected {params['scale'].shape[0]} features in the last axis of x, "
@@ -225,10 +238,14 @@ class BatchNorm(_Norm):
     axis_name: str | tuple[str, ...] | None = None
     precision: Precision = Precision()
 
+    names: ClassVar[tuple[str, ...]] = ("scale", "offset", "mean", "var")
+
     def __post_init__(self) -> None:
         _check_epsilon(self)
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum}")
+        if not isinstance(self.momentum, Real) or not 0 <= self.momentum <= 1:
+            raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum!r}")
+        if isinstance(self.axis_name, list):  # would not be hashable
+            object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
     def mean(self, z: Array) -> Array:
         own = jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
@@ -243,7 +260,7 @@ class BatchNorm(_Norm):
         self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims features"], Any]:
         self._check(x, params)
-        train = isinstance(mode, Train)
+        train = is_training(mode)
         if train:
             mu, var = self._statistics(x)
         else:
@@ -307,6 +324,8 @@ class RMSNorm(_Norm):
 
     epsilon: float = 1e-5
     precision: Precision = Precision()
+
+    names: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __post_init__(self) -> None:
         _check_epsilon(self)

@@ -37,7 +37,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, shape_text
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    is_boolean,
+    require_floating,
+    require_params,
+    shape_text,
+)
 from jaxbp.layers.dense import initializer
 from jaxbp.precision import Precision, matmul, wide
 
@@ -49,7 +59,7 @@ class Recurrent(Layer):
     """What the three cells share: shapes, masks, states, direction, and the loop in both directions.
 
     `x` is an array `[..., T, I]`, or a dict of such an `x` and any of
-      `mask`   `[..., T]`, boolean: `False` hides a step
+      `mask`   `[..., T]`, boolean: `False` hides a step; from lengths, `jnp.arange(T) < lengths[:, None]`
       `state`  the initial state: `h: [..., H]`, for an `LSTM` the pair `(h, c)`; 0 if not given
     and `dx` is the same, with `None` for the mask. The output is `y: [..., T, H]`, or with
     `return_state=True` the pair `(y, final state)`: hand the state to the next segment to train on
@@ -239,12 +249,14 @@ class Recurrent(Layer):
         require_floating(inputs, f"{self}: x")
         if len(inputs.shape) < 2:
             raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(inputs)}")
+        if params is not None:
+            require_params(self, params, "w_x", "w_h", "b")
         if params is not None and params["w_x"].shape[0] != inputs.shape[-1]:
             raise InputError(
                 f"{self}: expected {params['w_x'].shape[0]} features in the last axis of x, "
                 f"got {inputs.shape[-1]}"
             )
-        if mask is not None and (mask.shape != inputs.shape[:-1] or mask.dtype != jnp.bool_):
+        if mask is not None and (not is_boolean(mask) or mask.shape != inputs.shape[:-1]):
             raise InputError(
                 f"{self}: expected a boolean mask of shape {list(inputs.shape[:-1])}, "
                 f"got {shape_text(mask)}"
