@@ -41,6 +41,7 @@ from jaxbp.layers import (
 )
 from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
+from jaxbp.summary import summary
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
 
@@ -115,6 +116,7 @@ __all__ = [
     "make_epoch",
     "make_step",
     "make_sweep",
+    "summary",
     "value_and_grad",
 ]
 

@@ -163,7 +163,7 @@ def gradient(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTr
 
 
 def is_training(mode: Mode) -> bool:
-    """Whether `mode` is `Train`, for layers that do else then; `InputError` if it is neither."""
+    """Whether `mode` is `Train`; raises `InputError` if it is no mode at all."""
     if not isinstance(mode, Train | Eval):
         raise InputError(f"mode: expected Train(key) or Eval(), got {mode!r}")
     return isinstance(mode, Train)

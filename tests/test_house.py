@@ -143,6 +143,7 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "layers",
         "losses",
         "precision",
+        "summary",
         "train",
     }
     assert len(new) < 60
