@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp import Eval, Layer, Train
-from jaxbp.check.oracle import relative_error, to_float64
+from jaxbp import Eval, Layer, Train, value_and_grad
+from jaxbp.check.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.losses import Loss
 from tests.interpreter import interpret
 
@@ -336,6 +336,15 @@ def prove_by_differences(case: Case) -> float:
 
 def _count(tree: Any) -> int:
     return len([leaf for leaf in jax.tree.leaves(tree) if is_floating(leaf)])
+
+
+def prove_net(net: Layer, loss: Loss, params: Any, x: Any, y: Any, mode: Any = Eval()) -> float:
+    """The largest error of a network's compiled float32 gradient, leaf by leaf, against the oracle's."""
+    fn = interpret(reference_value_and_grad(net, loss), *(wide := to_float64((params, x))), y, mode)
+    expected = fn(*wide, y, mode)[1]
+    grads = jax.jit(value_and_grad(net, loss))(params, x, y, mode)[1]
+    pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True)
+    return max(relative_error(got, reference) for got, reference in pairs)
 
 
 def inner(a: Any, b: Any) -> Any:
