@@ -218,14 +218,14 @@ def _entries(tree: PyTree) -> int:
 def operations(fn: Any, *args: PyTree) -> int:
     """Floating-point operations of the matrix products and convolutions in `fn(*args)`.
 
-    Loops of known length count each turn; of branches, the costliest counts; the turns of a `while` are
-    not known, and it counts as one.
+    Loops of known length count each turn; of branches, the costliest counts, and of ways for different
+    platforms the general one; the turns of a `while` are not known, and it counts as one.
     """
     return _operations(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def _operations(program: Any) -> int:
-    total = 0
+    total, general = 0, {}  # which branch is not for one platform alone
     for equation in program.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
@@ -235,8 +235,12 @@ def _operations(program: Any) -> int:
             kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
             feature_axis = params["dimension_numbers"].rhs_spec[0]
             total += 2 * prod(out) * prod(kernel) // kernel[feature_axis]
+        elif name == "platform_index":
+            general[equation.outvars[0]] = params["platforms"].index(None)
         elif name == "cond":
-            total += max(_operations(branch.jaxpr) for branch in params["branches"])
+            only = None if isinstance(at := equation.invars[0], core.Literal) else general.get(at)
+            branches = params["branches"] if only is None else [params["branches"][only]]
+            total += max(_operations(branch.jaxpr) for branch in branches)
         else:
             inner = [_operations(program) for value in params.values() for program in _programs(value)]
             total += params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)

@@ -50,8 +50,11 @@ def _evaluate(equation: Any, inputs: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         return _scan(params, inputs)
+    if name == "cond":
+        branch = params["branches"][int(inputs[0])]
+        return run(branch.jaxpr, branch.consts, inputs[1:])
     for field in ("jaxpr", "call_jaxpr"):  # a function inside: jit, custom_jvp_call, …
-        if field in params and name not in ("while", "cond"):
+        if field in params and name != "while":
             inner = params[field]
             return run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
     rule = TABLE.get(name)

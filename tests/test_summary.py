@@ -86,9 +86,9 @@ def test_the_operations_of_a_transformer_and_an_lstm_are_those_of_the_textbook()
 
 def test_a_grouped_convolution_costs_its_share() -> None:
     x = jax.ShapeDtypeStruct((2, 5, 8), "float32")
-    whole, grouped = (summary(Conv(8, (3,), groups=g), x).rows[0] for g in (1, 4))
-    assert whole.forward == 4 * grouped.forward
-    assert whole.backward == 4 * grouped.backward
+    whole, grouped, depthwise = (summary(Conv(8, (3,), groups=g), x).rows[0] for g in (1, 4, 8))
+    assert whole.forward == 4 * grouped.forward == 8 * depthwise.forward
+    assert whole.backward == 4 * grouped.backward == 8 * depthwise.backward
 
 
 @pytest.mark.parametrize("net", [NET, Graph(a=(Conv(2, 3), "x"), y=(ReLU(), "a"))], ids=str)
