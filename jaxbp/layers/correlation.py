@@ -22,7 +22,7 @@ groups. Other platforms have grouped convolutions of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import gcd, prod
 from typing import Any
@@ -179,24 +179,22 @@ def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     plain = {*win.stride, *win.dilation} == {1}
     if groups == 1:
         return _by_correlation(x, d, win) if plain else _by_taps(x, d, win, 1)
-    cpu: Callable[..., Array] | None = None
-    if x.shape[-1] == groups == d.shape[-1]:
+    depthwise = x.shape[-1] == groups == d.shape[-1]
 
-        def cpu(x: Array, d: Array) -> Array:
-            return _by_examples(x, d, win)
+    def examples(x: Array, d: Array) -> Array:
+        return _by_examples(x, d, win)
 
-    elif plain:
+    def blocks(x: Array, d: Array) -> Array:
+        count = _blocks(groups, x.shape[-1] // groups)
+        pairs = zip(jnp.split(x, count, axis=-1), jnp.split(d, count, axis=-1), strict=True)
+        whole = jnp.concatenate([_by_correlation(a, b, win) for a, b in pairs], axis=-1)
+        return _own_group(whole, groups, count)
 
-        def cpu(x: Array, d: Array) -> Array:
-            count = _blocks(groups, x.shape[-1] // groups)
-            pairs = zip(jnp.split(x, count, axis=-1), jnp.split(d, count, axis=-1), strict=True)
-            whole = jnp.concatenate([_by_correlation(a, b, win) for a, b in pairs], axis=-1)
-            return _own_group(whole, groups, count)
-
-    def default(x: Array, d: Array) -> Array:
+    def taps(x: Array, d: Array) -> Array:
         return _by_taps(x, d, win, groups)
 
-    return default(x, d) if cpu is None else lax.platform_dependent(x, d, cpu=cpu, default=default)
+    cpu = examples if depthwise else blocks if plain else taps
+    return lax.platform_dependent(x, d, cpu=cpu, default=taps)
 
 
 def _by_correlation(x: Array, d: Array, win: Window) -> Array:
