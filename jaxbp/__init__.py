@@ -1,12 +1,9 @@
 """jaxbp: backpropagation written by hand in JAX, proven, and fast. The public names, nothing else."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from jaxbp.bridge import Auto, as_function
-from jaxbp.check.nonfinite import locate_nonfinite
-from jaxbp.check.report import Report
-from jaxbp.check.sensitivity import check_sensitivity
-from jaxbp.check.verify import assert_gradients, check_gradients
 from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
 from jaxbp.layer import Eval, InputError, Layer, Train, gradient
@@ -44,10 +41,15 @@ from jaxbp.layers import (
 )
 from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.precision import Precision
+from jaxbp.summary import summary
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
 
 if TYPE_CHECKING:
+    from jaxbp.check.nonfinite import locate_nonfinite
+    from jaxbp.check.report import Report
+    from jaxbp.check.sensitivity import check_sensitivity
+    from jaxbp.check.verify import assert_gradients, check_gradients
     from jaxbp.explain import explain_function, explain_weight
 
 __version__ = "0.1.0"
@@ -114,14 +116,29 @@ __all__ = [
     "make_epoch",
     "make_step",
     "make_sweep",
+    "summary",
     "value_and_grad",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Explaining is imported when it is first asked for: training needs none of it."""
-    if name in ("explain_function", "explain_weight"):
-        from jaxbp import explain
+# Imported when they are first asked for: training needs neither the checker nor the explanations.
+_LATER = {
+    "Report": "jaxbp.check.report",
+    "assert_gradients": "jaxbp.check.verify",
+    "check_gradients": "jaxbp.check.verify",
+    "check_sensitivity": "jaxbp.check.sensitivity",
+    "explain_function": "jaxbp.explain",
+    "explain_weight": "jaxbp.explain",
+    "locate_nonfinite": "jaxbp.check.nonfinite",
+}
 
-        return getattr(explain, name)
-    raise AttributeError(f"module 'jaxbp' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxbp' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -212,7 +212,13 @@ def _join_sum(ys: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *ys), Static(len(ys))
 
 
+def _require_arrays(merge: str, ys: Sequence[Any]) -> None:
+    if not all(hasattr(y, "dtype") for y in ys):
+        raise InputError(f"merge={merge!r} needs arrays, got {', '.join(type(y).__name__ for y in ys)}")
+
+
 def _join_concat(ys: Sequence[Any]) -> tuple[Any, Any]:
+    _require_arrays("concat", ys)
     if len({y.shape[:-1] for y in ys}) > 1:
         raise InputError(
             "merge='concat' needs outputs that differ in the last axis only, got "
@@ -223,6 +229,7 @@ def _join_concat(ys: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _join_product(ys: Sequence[Any]) -> tuple[Any, Any]:
+    _require_arrays("product", ys)
     if not all(_same_shapes(ys[0], y) for y in ys):
         raise InputError(f"merge='product' needs outputs of one shape, got {'; '.join(map(_shapes, ys))}")
     return functools.reduce(jnp.multiply, ys), tuple(ys)
@@ -344,6 +351,10 @@ class Stack(Layer):
             return y, saved
 
         with inside("Stack"):
+            lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(params)}
+            if lengths - {(self.depth,)}:
+                found = ", ".join(str(*n) or "none" for n in sorted(lengths))
+                raise InputError(f"expected params with a leading axis of {self.depth}, got {found}")
             slices = (params, mode.stack(self.depth))
             return jax.lax.scan(step, x, slices, length=self.depth, unroll=self.unroll)
 

@@ -175,8 +175,9 @@ class _Merge(Layer):
     merge = ""
 
     def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
-        if not isinstance(x, tuple | list) or not x:
-            raise InputError(f"{self}: expected a tuple of arrays, got {type(x).__name__}")
+        if not isinstance(x, tuple | list) or not x or not all(hasattr(part, "dtype") for part in x):
+            got = ", ".join(type(part).__name__ for part in x) if isinstance(x, tuple | list) else ""
+            raise InputError(f"{self}: expected a tuple of arrays, got {got or type(x).__name__}")
         with inside(str(self)):
             return MERGES[self.merge].join(x)
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import jax
@@ -161,6 +162,13 @@ def gradient(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTr
     return layer.gradient(params, saved, delta)
 
 
+def is_training(mode: Mode) -> bool:
+    """Whether `mode` is `Train`; raises `InputError` if it is no mode at all."""
+    if not isinstance(mode, Train | Eval):
+        raise InputError(f"mode: expected Train(key) or Eval(), got {mode!r}")
+    return isinstance(mode, Train)
+
+
 # --- walking the layer tree without naming a layer ---------------------------------------------------
 
 
@@ -221,9 +229,35 @@ def output_shape(layer: Layer, params: PyTree, x: PyTree) -> PyTree:
     return jax.eval_shape(layer, params, x)
 
 
+def is_boolean(x: Any) -> bool:
+    """Whether `x` is an array of booleans."""
+    return hasattr(x, "dtype") and x.dtype == jnp.bool_
+
+
 def shape_text(x: Any) -> str:
-    """`f32[8,64]`-like text for messages: `float32[8, 64]`."""
+    """`f32[8,64]`-like text for messages: `float32[8, 64]`; for what is not an array, its type."""
+    if not hasattr(x, "dtype"):
+        return type(x).__name__
     return f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+
+
+def require_params(layer: Layer, params: Any, *names: str) -> None:
+    """Raise `InputError` unless `params` is a dict with these entries."""
+    if not isinstance(params, Mapping) or set(names) - set(params):
+        got = ", ".join(params) or "none" if isinstance(params, Mapping) else repr(type(params).__name__)
+        raise InputError(f"{layer}: expected params {', '.join(names)}, got {got} (of another network?)")
+
+
+def require_share(value: Any, what: str) -> None:
+    """Raise `InputError` unless `value` is a number of [0, 1)."""
+    if not isinstance(value, Real) or not 0 <= float(value) < 1:
+        raise InputError(f"{what} must be in [0, 1), got {value!r}")
+
+
+def require_positive(value: Any, what: str, hint: str = "") -> None:
+    """Raise `InputError` unless `value` is a number above 0."""
+    if not isinstance(value, Real) or not float(value) > 0:
+        raise InputError(f"{what} must be positive, got {value!r}{hint}")
 
 
 def require_floating(x: Any, what: str) -> None:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxbp.layer import InputError
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -17,6 +19,8 @@ class Precision:
     `params` is what `init` makes, `compute` what the products are taken in, `output` what is handed
     on. Sums always run in float32 at least, and a parameter's gradient comes back in the parameter's
     own dtype: `Precision("float32", "bfloat16", "bfloat16")` is mixed precision on a TPU or GPU.
+
+    Raises `InputError` for anything but floating dtypes.
     """
 
     params: Any = None
@@ -27,7 +31,17 @@ class Precision:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                object.__setattr__(self, field.name, jnp.dtype(value).name)
+                object.__setattr__(self, field.name, _floating(value, field.name))
+
+
+def _floating(value: Any, what: str) -> str:
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"Precision: {what} must be a floating dtype, got {value!r}")
+    return dtype.name
 
 
 def wide(dtype: Any) -> Any:

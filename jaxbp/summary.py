@@ -7,7 +7,7 @@ product or a convolution; everything else is memory traffic and not counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from html import escape
 from math import prod
 from typing import Any
@@ -18,7 +18,9 @@ from jax.extend import core
 from jaxbp.compose import Record, Stack
 from jaxbp.layer import Layer, PyTree, Train, children, is_leaf, leaves, map_leaves
 
-COLUMNS = ("layer", "path", "output", "parameters", "saved", "forward", "backward")
+COLUMNS = ("layer", "path", "output", "parameters", "saved", "forward FLOPs", "backward FLOPs")
+STYLE = "border-collapse: collapse; white-space: nowrap"
+CELL = "padding: 0.15em 0.7em; border-bottom: 1px solid #8884; text-align: "
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Row:
     """One leaf layer. `copies` is how many of it a `Stack` holds; the other figures are of all copies.
 
     `saved` is in bytes; what two layers both keep (an activation's output and the next layer's input)
-    is counted at both. `forward` and `backward` are floating-point operations in products.
+    is counted at both. `forward` and `backward` are floating-point operations in products; the label
+    leaves out how weights start.
     """
 
     layer: str
@@ -109,12 +112,18 @@ class Summary:
 
     def _repr_html_(self) -> str:
         def line(cells: tuple[str, ...], tag: str) -> str:
-            return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+            sides = ["left" if i < 3 else "right" for i in range(len(cells))]
+            parts = (
+                f'<{tag} style="{CELL}{side}">{escape(cell)}</{tag}>'
+                for cell, side in zip(cells, sides, strict=True)
+            )
+            return f"<tr>{''.join(parts)}</tr>"
 
         *lines, totals = self.cells()
         body = "".join(line(cells, "td") for cells in lines)
         return (
-            f"<table><thead>{line(COLUMNS, 'th')}</thead><tbody>{body}</tbody>"
+            f'<table style="{STYLE}"><thead>'
+            f"{line(COLUMNS, 'th')}</thead><tbody>{body}</tbody>"
             f"<tfoot>{line(totals, 'th')}</tfoot></table>"
         )
 
@@ -161,7 +170,7 @@ def _row(layer: Layer, path: str, copies: tuple[int, ...], record: dict[str, Any
     mode, many = Train(jax.random.key(0)), prod(copies)
     saved = jax.eval_shape(lambda p, v: layer.forward(p, v, mode)[1], params, x)
     return Row(
-        layer=repr(layer),
+        layer=_label(layer),
         path=path,
         output=", ".join(f"{list(leaf.shape)}" for leaf in jax.tree.leaves(y)),
         parameters=many * _entries(params),
@@ -170,6 +179,16 @@ def _row(layer: Layer, path: str, copies: tuple[int, ...], record: dict[str, Any
         backward=many * operations(layer.backward, params, saved, dy),
         copies=many,
     )
+
+
+def _label(layer: Layer) -> str:
+    """The layer as it was made, but for how its weights start: that says nothing of what it is."""
+    starts = {
+        field.name: field.default
+        for field in fields(layer)  # pyright: ignore[reportArgumentType]
+        if field.name.endswith("initializer")
+    }
+    return repr(replace(layer, **starts) if starts else layer)  # pyright: ignore[reportArgumentType]
 
 
 def _copies(layer: Layer, outside: tuple[int, ...] = ()) -> Any:
@@ -199,14 +218,14 @@ def _entries(tree: PyTree) -> int:
 def operations(fn: Any, *args: PyTree) -> int:
     """Floating-point operations of the matrix products and convolutions in `fn(*args)`.
 
-    Loops of known length count each turn; of branches, the costliest counts; the turns of a `while` are
-    not known, and it counts as one.
+    Loops of known length count each turn; of branches, the costliest counts, and of ways for different
+    platforms the general one; the turns of a `while` are not known, and it counts as one.
     """
     return _operations(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def _operations(program: Any) -> int:
-    total = 0
+    total, general = 0, {}  # which branch is not for one platform alone
     for equation in program.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
@@ -216,8 +235,12 @@ def _operations(program: Any) -> int:
             kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
             feature_axis = params["dimension_numbers"].rhs_spec[0]
             total += 2 * prod(out) * prod(kernel) // kernel[feature_axis]
+        elif name == "platform_index":
+            general[equation.outvars[0]] = params["platforms"].index(None)
         elif name == "cond":
-            total += max(_operations(branch.jaxpr) for branch in params["branches"])
+            only = None if isinstance(at := equation.invars[0], core.Literal) else general.get(at)
+            branches = params["branches"] if only is None else [params["branches"][only]]
+            total += max(_operations(branch.jaxpr) for branch in branches)
         else:
             inner = [_operations(program) for value in params.values() for program in _programs(value)]
             total += params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)

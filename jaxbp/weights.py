@@ -1,9 +1,10 @@
 """Weights in and out: safetensors files, PyTorch `state_dict`s and Flax variables.
 
-PyTorch and Flax name a layer's arrays and order their axes in their own ways; a row of `TABLE` says how,
-for a layer that both have. Which of their modules belongs to which layer is decided by order: the k-th
-module with weights is the k-th leaf layer with parameters, in forward order, unless `modules` names them.
-A `Stack` of depth `d` stands for `d` modules of each of its layers in a row, one copy after another.
+PyTorch and Flax name a layer's arrays and order their axes in their own ways; `foreign.py` says how, for
+a layer that both have. Which of their modules belongs to which layer is decided by order: the k-th module
+with weights is the k-th leaf layer with parameters, in forward order, unless `modules` names them. A
+`Stack` of depth `d` stands for `d` modules of each of its layers in a row, one copy after another. A
+torch recurrence of several layers or directions is a module each: `lstm.l0`, `lstm.l0_reverse`, …
 
 Images are `NHWC` here and `NCHW` in torch, so where a `Flatten` of an image goes into a `Dense`, the rows
 of its weight stand in another order; pass an example input `x`, and they are put right.
@@ -11,89 +12,23 @@ of its weight stand in another order; pass an example input `x`, and they are pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.compose import Record, Stack
-from jaxbp.layer import InputError, Layer, PyTree, Train, children, is_leaf, leaves, map_leaves
+from jaxbp.foreign import FLAX, TORCH, Format, full_name, grouped
+from jaxbp.layer import InputError, Layer, PyTree, Train, children, inside, is_leaf, leaves, map_leaves
 from jaxbp.layers import Flatten
 
 Arrays = Mapping[str, Any]
-
-
-class Rule(NamedTuple):
-    """One array of a layer: its name there, and how its axes become ours and back."""
-
-    theirs: str
-    ours: str
-    read: Callable[[np.ndarray, Layer], np.ndarray] = lambda a, layer: a
-    write: Callable[[np.ndarray, Layer], np.ndarray] = lambda a, layer: a
-
-
-def _transpose(a: np.ndarray, layer: Any) -> np.ndarray:
-    return a.T
-
-
-def _kernel_in(a: np.ndarray, layer: Any) -> np.ndarray:
-    """`[f, c/G, *taps] -> [*taps, c/G, f]`."""
-    return np.moveaxis(a, (0, 1), (-1, -2))
-
-
-def _kernel_out(a: np.ndarray, layer: Any) -> np.ndarray:
-    return np.moveaxis(a, (-1, -2), (0, 1))
-
-
-def _transposed_in(a: np.ndarray, layer: Any) -> np.ndarray:
-    """`[c, f/G, *taps] -> [*taps, c/G, f]`, group by group."""
-    c, inner, *taps = a.shape
-    blocks = a.reshape(layer.groups, c // layer.groups, inner, *taps)
-    turned = np.moveaxis(blocks, (1, 0, 2), (-3, -2, -1))
-    return turned.reshape(*taps, c // layer.groups, layer.groups * inner)
-
-
-def _transposed_out(a: np.ndarray, layer: Any) -> np.ndarray:
-    *taps, inner, f = a.shape
-    blocks = a.reshape(*taps, inner, layer.groups, f // layer.groups)
-    turned = np.moveaxis(blocks, (-3, -2, -1), (1, 0, 2))
-    return turned.reshape(layer.groups * inner, f // layer.groups, *taps)
-
-
-def _flip(a: np.ndarray, layer: Any) -> np.ndarray:
-    """Flax's transposed convolution has its taps the other way round, and no groups."""
-    return np.flip(a, axis=tuple(range(a.ndim - 2)))
-
-
-_NORM = (Rule("weight", "scale"), Rule("bias", "offset"))
-_FLAX_NORM = (Rule("scale", "scale"), Rule("bias", "offset"))
-
-TORCH: dict[str, tuple[Rule, ...]] = {
-    "Dense": (Rule("weight", "w", _transpose, _transpose), Rule("bias", "b")),
-    "Conv": (Rule("weight", "w", _kernel_in, _kernel_out), Rule("bias", "b")),
-    "ConvTranspose": (Rule("weight", "w", _transposed_in, _transposed_out), Rule("bias", "b")),
-    "LayerNorm": _NORM,
-    "GroupNorm": _NORM,
-    "RMSNorm": _NORM[:1],
-    "BatchNorm": (*_NORM, Rule("running_mean", "mean"), Rule("running_var", "var")),
-    "Embedding": (Rule("weight", "w"),),
-}
-FLAX: dict[str, tuple[Rule, ...]] = {
-    "Dense": (Rule("kernel", "w"), Rule("bias", "b")),
-    "Conv": (Rule("kernel", "w"), Rule("bias", "b")),
-    "ConvTranspose": (Rule("kernel", "w", _flip, _flip), Rule("bias", "b")),
-    "LayerNorm": _FLAX_NORM,
-    "GroupNorm": _FLAX_NORM,
-    "RMSNorm": _FLAX_NORM[:1],
-    "BatchNorm": (*_FLAX_NORM, Rule("mean", "mean"), Rule("var", "var")),
-    "Embedding": (Rule("embedding", "w"),),
-}
-IGNORED = ("num_batches_tracked",)
 
 
 # --- the layers with parameters, in forward order -----------------------------------------------------
@@ -210,7 +145,7 @@ def from_torch(
     Raises `InputError` for a layer that has no counterpart, a number of modules that differs, a missing
     or left-over array, and a shape that does not fit; each names both sides.
     """
-    return _read(net, params, _grouped(state), TORCH, x, modules, channels_first=True)
+    return _read(net, params, grouped(_arrays(state)), TORCH, x, modules, channels_first=True)
 
 
 def to_torch(
@@ -223,7 +158,8 @@ def to_torch(
     jaxbp does not keep, is left out: load with `strict=False` where a BatchNorm is in the network.
     """
     written = _write(net, params, TORCH, x, modules, channels_first=True)
-    return {f"{name}.{key}": array for name, arrays in written.items() for key, array in arrays.items()}
+    named = ((full_name(n, key), array) for n, arrays in written.items() for key, array in arrays.items())
+    return dict(named)
 
 
 def from_flax(
@@ -240,7 +176,7 @@ def from_flax(
     flat: dict[str, Any] = {}
     for collection in ("params", "batch_stats"):
         flat |= dict(_flatten(variables.get(collection, {})))
-    return _read(net, params, _grouped(flat), FLAX, None, modules, channels_first=False)
+    return _read(net, params, grouped(_arrays(flat)), FLAX, None, modules, channels_first=False)
 
 
 def to_flax(net: Layer, params: PyTree, modules: Sequence[str] | None = None) -> dict[str, Any]:
@@ -258,9 +194,10 @@ def to_flax(net: Layer, params: PyTree, modules: Sequence[str] | None = None) ->
         for key, array in arrays.items():
             collection = "batch_stats" if key in ("mean", "var") else "params"
             place = variables.setdefault(collection, {})
-            for part in name.split("."):
+            *parts, last = f"{name}.{key}".split(".")
+            for part in parts:
                 place = place.setdefault(part, {})
-            place[key] = array
+            place[last] = array
     return variables
 
 
@@ -272,22 +209,26 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def _grouped(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by module, in the order in which the modules first appear."""
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in arrays.items():
-        module, _, key = name.rpartition(".")
-        if key not in IGNORED:
-            detached = value.detach().cpu() if hasattr(value, "detach") else value
-            groups.setdefault(module, {})[key] = np.asarray(detached)
-    return groups
+def _arrays(state: Arrays) -> dict[str, np.ndarray]:
+    """NumPy arrays of what may be torch tensors; bfloat16 ones, which NumPy lacks, are widened."""
+    arrays = {}
+    for name, value in state.items():
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.float() if "bfloat16" in str(value.dtype) else value
+        arrays[name] = np.asarray(value)
+    return arrays
 
 
-def _rules(slot: _Slot, table: dict[str, tuple[Rule, ...]]) -> list[Rule]:
+def _format(slot: _Slot, table: dict[str, Format]) -> Format:
     kind = type(slot.layer).__name__
     if kind not in table:
         raise InputError(f"{slot.path}: {kind} has no counterpart (there is one for {', '.join(table)})")
-    return [rule for rule in table[kind] if rule.ours in slot.params]
+    return table[kind]
+
+
+def _ours(slot: _Slot) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in slot.params.items()}
 
 
 def _matched(slots: list[_Slot], names: Sequence[str]) -> Iterator[tuple[_Slot, str]]:
@@ -303,7 +244,7 @@ def _read(
     net: Layer,
     params: PyTree,
     groups: dict[str, dict[str, np.ndarray]],
-    table: dict[str, tuple[Rule, ...]],
+    table: dict[str, Format],
     x: PyTree,
     modules: Sequence[str] | None,
     channels_first: bool,
@@ -312,37 +253,37 @@ def _read(
     if modules is not None and (missing := [m for m in modules if m not in groups]):
         raise InputError(f"no module {', '.join(missing)} (there: {', '.join(groups)})")
     for slot, name in _matched(_with_parameters(slots), list(groups) if modules is None else modules):
-        slot.params = _read_one(slot, name, groups[name], _rules(slot, table), channels_first)
+        slot.params = _read_one(slot, name, groups[name], _format(slot, table), channels_first)
     return _rebuild(net, params, iter([slot.params for slot in slots]))
 
 
 def _read_one(
-    slot: _Slot, name: str, arrays: dict[str, np.ndarray], rules: list[Rule], channels_first: bool
+    slot: _Slot, name: str, arrays: dict[str, np.ndarray], form: Format, channels_first: bool
 ) -> dict[str, Any]:
-    expected = {rule.theirs for rule in rules}
-    if set(arrays) != expected:
-        raise InputError(
-            f"{slot.path}: {slot.layer} wants {', '.join(sorted(expected))}, "
-            f"but {name} has {', '.join(sorted(arrays))}"
-        )
-    new = {}
-    for rule in rules:
-        array, old = rule.read(arrays[rule.theirs], slot.layer), slot.params[rule.ours]
-        if array.shape != old.shape:
+    with inside(slot.path) if slot.path else nullcontext():
+        expected = form.write(_ours(slot), slot.layer)
+        if not set(expected) - set(form.optional) <= set(arrays) <= set(expected):
             raise InputError(
-                f"{slot.path}: {slot.layer}: {rule.ours} has shape {list(old.shape)}, but {name}."
-                f"{rule.theirs} of shape {list(arrays[rule.theirs].shape)} gives {list(array.shape)}"
+                f"{slot.layer} wants {', '.join(sorted(expected))}, "
+                f"but {name} has {', '.join(sorted(arrays))}"
             )
-        if channels_first and type(slot.layer).__name__ == "Dense" and rule.ours == "w":
-            array = _rows(array, slot, into=True)
-        new[rule.ours] = jnp.asarray(array, old.dtype)
-    return new
+        for key, array in arrays.items():
+            if array.shape != expected[key].shape:
+                raise InputError(
+                    f"{slot.layer} wants {key} of shape {list(expected[key].shape)}, "
+                    f"got {name}.{key} of shape {list(array.shape)}"
+                )
+    zeros = {key: np.zeros_like(expected[key]) for key in form.optional if key in expected}
+    new = form.read({**zeros, **arrays}, slot.layer)
+    if channels_first and type(slot.layer).__name__ == "Dense":
+        new["w"] = _rows(new["w"], slot, into=True)
+    return {key: jnp.asarray(array, slot.params[key].dtype) for key, array in new.items()}
 
 
 def _write(
     net: Layer,
     params: PyTree,
-    table: dict[str, tuple[Rule, ...]],
+    table: dict[str, Format],
     x: PyTree,
     modules: Sequence[str] | None,
     channels_first: bool,
@@ -351,12 +292,11 @@ def _write(
     names = [str(i) for i in range(len(slots))] if modules is None else modules
     written = {}
     for slot, name in _matched(slots, names):
-        written[name] = {}
-        for rule in _rules(slot, table):
-            array = np.asarray(slot.params[rule.ours])
-            if channels_first and type(slot.layer).__name__ == "Dense" and rule.ours == "w":
-                array = _rows(array, slot, into=False)
-            written[name][rule.theirs] = np.ascontiguousarray(rule.write(array, slot.layer))
+        ours = _ours(slot)
+        if channels_first and type(slot.layer).__name__ == "Dense":
+            ours["w"] = _rows(ours["w"], slot, into=False)
+        arrays = _format(slot, table).write(ours, slot.layer)
+        written[name] = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     return written
 
 

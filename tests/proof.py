@@ -1,18 +1,24 @@
 """The harness: is what a layer, loss or combinator writes by hand the derivative of its forward pass?
 
-Two oracles, neither of which shares code with the backward pass: un-jitted float64 autodiff of the same
-forward, and finite differences through the inner-product identity
+Two oracles, neither of which shares code with the backward pass: float64 autodiff of the same forward,
+run one operation after another (by NumPy, and for a layer's first case by JAX without `jit` as well),
+and finite differences through the inner-product identity
 
     ⟨dy, ∂y/∂v⟩ = ⟨dparams, v_params⟩ + ⟨dx, v_x⟩        for a random direction v,
 
 which does not use reverse mode at all. Inputs are float32-representable, so that float32 and float64
 share one oracle; bfloat16 has its own. Errors are relative to the largest entry of each leaf.
+
+Nearly all of the time is XLA's, at 50 to 500 ms a program, so a case compiles one program a dtype and
+way of running it, and nothing else: parameters are drawn, oracles are interpreted, and the differences
+are those of the program that is being tested. float32 is compiled as it is for users, float64 and
+bfloat16 without LLVM's optimizations: the same program, whose last digits are far below the tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -20,15 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp import Eval, Layer, Train
-from jaxbp.check.oracle import relative_error, to_float64
+from jaxbp import Eval, Layer, Train, value_and_grad
+from jaxbp.check.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.losses import Loss
+from tests.interpreter import interpret
 
 # Relative to the largest entry of each leaf. bfloat16 has a unit roundoff of 2⁻⁹; each leaf layer rounds
 # its output, its error and its gradient once.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 4 * 2**-9}
 DTYPES = tuple(TOLERANCE)
 MODES = ("eager", "jit", "vmap")
+FAST = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,16 @@ class Case:
         return "-".join([repr(self.layer).replace(" ", ""), shape, *filter(None, extras)])
 
 
+def further(*cases: Case) -> list[Case]:
+    """Cases beyond a layer's first, under `jit` only: its input does not change how a layer runs."""
+    return [replace(case, modes=("jit",)) for case in cases]
+
+
 @dataclass(frozen=True)
 class LossCase:
     """A loss, the shape of its prediction, and a function `(key) -> target` of an integer key.
 
-    A loss that takes several arrays has a tuple of shapes.
+    A loss that takes several arrays has a tuple of shapes. `eager` cases, one a loss, run un-jitted too.
     """
 
     loss: Loss
@@ -72,6 +85,7 @@ class LossCase:
     target: Callable[..., Any]
     scale: float = 1.0
     note: str = ""
+    eager: bool = False
 
     def draw(self, key: int, dtype: str, scale: float) -> Any:
         """A normal prediction, or a tuple of them."""
@@ -130,19 +144,25 @@ def pose(case: Case, drawn: str) -> Problem:
         return case.x(key, drawn) if callable(case.x) else normal(key, case.x, drawn, case.scale)
 
     key = jax.random.key(case.seed)
-    if drawn == "bfloat16":  # the same numbers, rounded: `init` is compiled once a case
+    if drawn == "bfloat16":  # the same numbers, rounded
         params, xs = jax.tree.map(rounded, pose(case, "float32")[:2])
     else:
         xs = make_x(10 * case.seed + 1), make_x(10 * case.seed + 2)
-        if case.params is not None:
-            params = case.params(10 * case.seed + 3, drawn)
-        else:
-            init = jax.jit(case.layer.init)(key, xs[0])
-            nudge = like(10 * case.seed + 4, init, 0.3)
-            params = jax.tree.map(lambda p, n: p + n if is_floating(p) else p, init, nudge)
+        params = make_params(case, key, xs[0], drawn)
     mode = Train(key) if case.train else Eval()
     y = jax.eval_shape(lambda: case.layer.forward(params, xs[0], mode)[0])
     return Problem(params, xs, (like(5, y), like(6, y)), mode)
+
+
+def make_params(case: Case, key: Any, x: Any, drawn: str) -> Any:
+    """The case's own, or what `init` makes, nudged; where only `jit` is proven, drawn in its shapes."""
+    if case.params is not None:
+        return case.params(10 * case.seed + 3, drawn)
+    nudges = like(10 * case.seed + 4, jax.eval_shape(case.layer.init, key, x), 0.4)
+    if "eager" not in case.modes:
+        return nudges
+    made = jax.jit(case.layer.init, compiler_options=FAST)(key, x)
+    return jax.tree.map(lambda p, n: p + n if is_floating(p) else p, made, nudges)
 
 
 def in_dtype(problem: Problem, dtype: str) -> Problem:
@@ -166,18 +186,21 @@ def split_leaves(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 @cache
 def oracle(case: Case) -> Callable[..., Any]:
-    """`(params, x, dy, mode) -> (y, [gradient a floating leaf])` by autodiff of the forward pass.
-
-    Un-jitted; but compiled for the cases of a layer that are only run compiled themselves. Those are its
-    further shapes, and running them operation by operation would take most of the suite's time.
-    """
+    """`(params, x, dy, mode) -> (y, [gradient a floating leaf])` by autodiff of the forward pass."""
 
     def solve(params: Any, x: Any, dy: Any, mode: Any) -> tuple[Any, list[Any]]:
         floating, put = split_leaves((params, x))
         y, vjp = jax.vjp(lambda v: case.layer.forward(*put(v), mode)[0], floating)
         return y, vjp(dy)[0]
 
-    return solve if "eager" in case.modes else jax.jit(solve)
+    params, xs, dys, mode = in_dtype(pose(case, "float32"), "float64")
+    args = params, xs[0], dys[0], mode
+    by_numpy = interpret(solve, *args)
+    if "eager" in case.modes:  # once a layer: the interpreter, too, has to be right
+        pairs = zip(jax.tree.leaves(by_numpy(*args)), jax.tree.leaves(solve(*args)), strict=True)
+        for got, expected in pairs:
+            assert relative_error(got, expected, 1e-12) <= 1e-12, "NumPy and JAX disagree on autodiff"
+    return by_numpy
 
 
 @cache
@@ -194,22 +217,26 @@ def by_hand(layer: Layer, params: Any, x: Any, dy: Any, mode: Any) -> Any:
 
 
 @cache
-def compiled(layer: Layer, mapped: bool) -> Callable[..., Any]:
+def compiled(layer: Layer, mapped: bool, dtype: str) -> Callable[..., Any]:
     """`by_hand` of one layer under `jit`, shared by all its cases."""
     run = partial(by_hand, layer)
-    return jax.jit(jax.vmap(run, (None, 0, 0, None)) if mapped else run)
+    run = jax.vmap(run, (None, 0, 0, None)) if mapped else run
+    return jax.jit(run, compiler_options=None if dtype == "float32" else FAST)
 
 
-def run_modes(case: Case, problem: Problem) -> Any:
-    """`(mode, index of the input, (y, dparams, dx))` for every way of running the two passes."""
+def run_modes(case: Case, problem: Problem, dtype: str) -> Any:
+    """`(mode, index of the input, (y, dparams, dx))` for every way of running the two passes.
+
+    Eagerly in float64 only: operations know their dtype before they run, and a trace sees the same ones.
+    """
     params, xs, dys, mode = problem
-    if "eager" in case.modes:
+    if "eager" in case.modes and dtype == "float64":
         yield "eager", 0, by_hand(case.layer, params, xs[0], dys[0], mode)
     if "jit" in case.modes:
-        yield "jit", 0, compiled(case.layer, False)(params, xs[0], dys[0], mode)
+        yield "jit", 0, compiled(case.layer, False, dtype)(params, xs[0], dys[0], mode)
     if "vmap" in case.modes:
         x, dy = jax.tree.map(lambda *pair: np.stack(pair), *zip(xs, dys, strict=True))
-        results = compiled(case.layer, True)(params, x, dy, mode)
+        results = compiled(case.layer, True, dtype)(params, x, dy, mode)
         for i in range(2):
             yield "vmap", i, jax.tree.map(lambda r, i=i: np.asarray(r)[i], results)
 
@@ -218,25 +245,40 @@ def prove_layer(case: Case, dtype: str) -> float:
     """Assert everything that the contract promises of a backward pass; returns the largest error."""
     drawn = "bfloat16" if dtype == "bfloat16" else "float32"
     problem = in_dtype(pose(case, drawn), dtype)
+    results = run_modes(case, problem, dtype)
+    return max(compare(case, problem, i, found, dtype, mode) for mode, i, found in results)
+
+
+def prove_traced(case: Case) -> float:
+    """The two passes as traced in float64, run by NumPy: a further shape without a compilation."""
+    problem = in_dtype(pose(case, "float32"), "float64")
+    args = problem.params, problem.xs[0], problem.dys[0], problem.mode
+    found = interpret(partial(by_hand, case.layer), *args)(*args)
+    return compare(case, problem, 0, found, "float64", "traced")
+
+
+def compare(case: Case, problem: Problem, i: int, found: Any, dtype: str, how: str) -> float:
+    """Assert that `(y, dparams, dx)` is what the oracle says of input `i`; returns the largest error."""
+    y, dparams, dx = found
+    y_reference, expected = reference(case, "bfloat16" if dtype == "bfloat16" else "float32", i)
     tolerance = {**TOLERANCE, "float32": case.float32}[dtype]
     tolerance *= case.depth if dtype == "bfloat16" else 1
+    how = f"{how} ({dtype})"
+    assert_same_kind(f"{how}: y", y, y_reference, any_dtype=True)
+    assert_same_kind(f"{how}: dparams", dparams, problem.params)
+    assert_same_kind(f"{how}: dx", dx, problem.xs[i])
+    incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
+    got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
+    assert len(got) == len(expected), f"{how}: {len(got)} gradients for {len(expected)} leaves"
+    ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
+    pairs = [("y", a, b) for a, b in ys]
+    pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
     worst = 0.0
-    for mode, i, (y, dparams, dx) in run_modes(case, problem):
-        y_reference, expected = reference(case, drawn, i)
-        assert_same_kind(f"{mode}: y", y, jax.eval_shape(lambda t: t, y_reference), any_dtype=True)
-        assert_same_kind(f"{mode}: dparams", dparams, problem.params)
-        assert_same_kind(f"{mode}: dx", dx, problem.xs[i])
-        incoming = max(float(np.max(np.abs(d), initial=0)) for d in jax.tree.leaves(problem.dys[i]))
-        got = named_floating((dparams, dx), (problem.params, problem.xs[i]))
-        assert len(got) == len(expected), f"{mode}: {len(got)} gradients for {len(expected)} leaves"
-        ys = zip(jax.tree.leaves(y), jax.tree.leaves(y_reference), strict=True)
-        pairs = [("y", a, b) for a, b in ys]
-        pairs += [(name, g, r) for (name, g), r in zip(got, expected, strict=True)]
-        for name, a, b in pairs:
-            floor = incoming if case.saturated and name.startswith("[1]") else 0.0
-            error = relative_error(a, b, floor)
-            assert error <= tolerance, f"{mode}: {name}: error {error:.2e} > {tolerance:.1e} ({dtype})"
-            worst = max(worst, error)
+    for name, a, b in pairs:
+        floor = incoming if case.saturated and name.startswith("[1]") else 0.0
+        error = relative_error(a, b, floor)
+        assert error <= tolerance, f"{how}: {name}: error {error:.2e} > {tolerance:.1e}"
+        worst = max(worst, error)
     return worst
 
 
@@ -272,20 +314,21 @@ def prove_by_differences(case: Case) -> float:
         for i, leaf in enumerate(floating)
     ]
 
-    @jax.jit
-    def along(t: Any) -> Any:
+    run = compiled(case.layer, False, "float64")  # its first output is the forward pass
+
+    def along(t: float) -> float:
         moved = put([leaf + t * v for leaf, v in zip(floating, direction, strict=True)])
-        return inner(dy, case.layer.forward(*moved, problem.mode)[0])
+        return float(inner(dy, run(*moved, dy, problem.mode)[0]))
 
     def slope(h: float) -> float:
-        return float((along(h) - along(-h)) / (2 * h))
+        return (along(h) - along(-h)) / (2 * h)
 
     differences = (4 * slope(1e-5) - slope(2e-5)) / 3
-    _, dparams, dx = compiled(case.layer, False)(params, x, dy, problem.mode)
+    _, dparams, dx = run(params, x, dy, problem.mode)
     grads = named_floating((dparams, dx), (params, x))
     terms = [float(inner(g, v)) for (_, g), v in zip(grads, direction, strict=True)]
     expected = sum(terms)
-    scale = max(sum(abs(t) for t in terms), abs(float(along(0.0))))
+    scale = max(sum(abs(t) for t in terms), abs(along(0.0)))
     error = abs(differences - expected) / max(scale, 1e-300)
     assert error <= 1e-7, f"finite differences {differences:.12g}, by hand {expected:.12g}: {error:.1e}"
     return error
@@ -295,9 +338,18 @@ def _count(tree: Any) -> int:
     return len([leaf for leaf in jax.tree.leaves(tree) if is_floating(leaf)])
 
 
+def prove_net(net: Layer, loss: Loss, params: Any, x: Any, y: Any, mode: Any = Eval()) -> float:
+    """The largest error of a network's compiled float32 gradient, leaf by leaf, against the oracle's."""
+    fn = interpret(reference_value_and_grad(net, loss), *(wide := to_float64((params, x))), y, mode)
+    expected = fn(*wide, y, mode)[1]
+    grads = jax.jit(value_and_grad(net, loss))(params, x, y, mode)[1]
+    pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True)
+    return max(relative_error(got, reference) for got, reference in pairs)
+
+
 def inner(a: Any, b: Any) -> Any:
     """`⟨a, b⟩` over all leaves."""
-    return sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return sum(np.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def prove_loss(case: LossCase, dtype: str) -> float:
@@ -305,17 +357,23 @@ def prove_loss(case: LossCase, dtype: str) -> float:
     drawn = "bfloat16" if dtype == "bfloat16" else "float32"
     prediction, target = case.draw(1, drawn, case.scale), case.target(2)
     prediction = jax.tree.map(lambda p: p.astype(dtype), prediction)
-    reference = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])(to_float64(prediction))
+    exact = to_float64(prediction)
+    autodiff = jax.value_and_grad(lambda p: case.loss.forward(p, target)[0])
+    reference = interpret(autodiff, exact)(exact)
 
     def run(p: Any) -> Any:
         value, saved = case.loss.forward(p, target)
         return value, case.loss.backward(saved)
 
-    pair = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), prediction)
-    stacked = jax.jit(jax.vmap(run))(pair)
-    results = [run(prediction), jax.jit(run)(prediction), jax.tree.map(lambda r: r[0], stacked)]
+    def both(p: Any) -> Any:
+        return run(p), jax.vmap(run)(jax.tree.map(lambda a: jnp.stack([a, 2 * a]), p))
+
+    single, stacked = jax.jit(both, compiler_options=None if dtype == "float32" else FAST)(prediction)
+    results = {"jit": single, "vmap": jax.tree.map(lambda r: r[0], stacked)}
+    if case.eager and dtype == "float64":
+        results |= {"eager": run(prediction), "autodiff by JAX": autodiff(exact)}
     worst = 0.0
-    for mode, (value, gradient) in zip(MODES, results, strict=True):
+    for mode, (value, gradient) in results.items():
         assert value.shape == (), f"{mode}: value has shape {value.shape}"
         assert_same_kind(f"{mode}: gradient", gradient, prediction)
         pairs = zip(jax.tree.leaves((value, gradient)), jax.tree.leaves(reference), strict=True)
@@ -331,15 +389,19 @@ def prove_loss_by_differences(case: LossCase) -> float:
     prediction, target = case.draw(1, "float64", case.scale), case.target(2)
     direction = case.draw(3, "float64", 1.0)
 
+    run = interpret(lambda p: case.loss.forward(p, target), prediction)
+
     def value(t: float) -> float:
-        return float(case.loss(jax.tree.map(lambda p, d: p + t * d, prediction, direction), target))
+        return float(run(jax.tree.map(lambda p, d: p + t * d, prediction, direction))[0])
 
     def slope(h: float) -> float:
         return (value(h) - value(-h)) / (2 * h)
 
     h = 1e-3 * np.sqrt(case.scale)
     differences = (4 * slope(h) - slope(2 * h)) / 3
-    gradient = case.loss.backward(case.loss.forward(prediction, target)[1])
+    gradient = interpret(lambda p: case.loss.backward(case.loss.forward(p, target)[1]), prediction)(
+        prediction
+    )
     by_hand = float(inner(gradient, direction))
     scale = float(
         sum(jnp.sum(jnp.abs(t)) for t in jax.tree.leaves(jax.tree.map(jnp.multiply, gradient, direction)))

@@ -119,6 +119,36 @@ def test_import_needs_only_the_core_packages() -> None:
     assert result.stdout.split() == []
 
 
+def test_import_brings_in_what_training_needs_and_no_more() -> None:
+    """A measured time varies; what is imported does not. The rest comes when it is asked for."""
+    script = """
+import sys, jax, optax, chex
+before = set(sys.modules)
+import jaxbp
+print(*sorted(set(sys.modules) - before))
+assert {"check_gradients", "explain_weight", "Dense"} <= set(dir(jaxbp))
+jaxbp.check_gradients, jaxbp.explain_weight
+assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
+"""
+    run = [sys.executable, "-c", script]
+    result = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    new = result.stdout.split()
+    assert {name.split(".")[0] for name in new} <= {"jaxbp", "jaxtyping", "jax", "numpy", "wadler_lindig"}
+    ours = {name.split(".")[1] for name in new if name.startswith("jaxbp.")}
+    assert ours == {
+        "bridge",
+        "compose",
+        "graph",
+        "layer",
+        "layers",
+        "losses",
+        "precision",
+        "summary",
+        "train",
+    }
+    assert len(new) < 60
+
+
 def test_the_public_names_are_documented_and_sorted() -> None:
     for name in jaxbp.__all__:
         assert getattr(jaxbp, name).__doc__, f"{name} has no docstring"

@@ -1,5 +1,6 @@
 """Every layer, loss and combinator, proven; and the harness itself, proven to fail on wrong ones."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import jax
@@ -32,20 +33,23 @@ def test_every_public_layer_and_loss_has_cases_and_nothing_else_does() -> None:
     assert {type(case.loss) for case in LOSS_CASES} == public(Loss)
 
 
+def test_every_layer_and_loss_has_a_dozen_cases_at_least() -> None:
+    counts = Counter(type(case.layer) for case in CASES) + Counter(type(c.loss) for c in LOSS_CASES)
+    assert {kind.__name__: n for kind, n in counts.items() if n < 12} == {}
+
+
 def test_no_case_stands_twice() -> None:
     names = [str(case) for case in [*CASES, *LOSS_CASES]]
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("proof", [*DTYPES, "differences"])  # side by side: they share a program
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_layer(case: Case, dtype: str) -> None:
-    prove_layer(case, dtype)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_layer_by_differences(case: Case) -> None:
-    prove_by_differences(case)
+def test_layer(case: Case, proof: str) -> None:
+    if proof == "differences":
+        prove_by_differences(case)
+    else:
+        prove_layer(case, proof)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,8 +6,22 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbp import BatchNorm, Chain, Conv, Dense, Flatten, Graph, MaxPool, ReLU, Residual, Stack
-from jaxbp.summary import operations, summary
+from jaxbp import (
+    LSTM,
+    BatchNorm,
+    Chain,
+    Conv,
+    Dense,
+    Flatten,
+    Graph,
+    MaxPool,
+    ReLU,
+    Residual,
+    Stack,
+    summary,
+)
+from jaxbp.models import gpt
+from jaxbp.summary import operations
 
 X = jax.ShapeDtypeStruct((4, 8, 8, 3), "float32")
 NET = Chain(Conv(6, 3), BatchNorm(), ReLU(), MaxPool(2), Flatten(), Dense(10))
@@ -55,11 +69,26 @@ def test_operations_follow_loops_and_branches() -> None:
     assert operations(branch, a) == 2 * one
 
 
+def test_the_operations_of_a_transformer_and_an_lstm_are_those_of_the_textbook() -> None:
+    b, t, d, depth, v = 8, 12, 16, 3, 32
+    net = gpt(v, depth=depth, heads=4, features=d, length=t)
+    table = summary(net, jax.ShapeDtypeStruct((b, t), "int32"))
+    attention = 4 * d * d * b * t + 2 * b * t * t * d  # four projections; scores, and reading by them
+    assert table.forward == 2 * (depth * (attention + 8 * d * d * b * t) + d * v * b * t)
+    assert table.backward == 2 * table.forward
+    kept = 5 * b * t * d + b * 4 * t * t  # x, q, k, v, o; p of every head
+    row = next(row for row in table.rows if row.layer == "Attention(4, causal=True)")
+    assert row.saved == 4 * depth * kept
+    lstm = summary(LSTM(6), jax.ShapeDtypeStruct((2, 5, 3), "float32"))
+    assert lstm.forward == 2 * (2 * 5) * (3 + 6) * 24
+    assert lstm.backward == 2 * lstm.forward
+
+
 def test_a_grouped_convolution_costs_its_share() -> None:
     x = jax.ShapeDtypeStruct((2, 5, 8), "float32")
-    whole, grouped = (summary(Conv(8, (3,), groups=g), x).rows[0] for g in (1, 4))
-    assert whole.forward == 4 * grouped.forward
-    assert whole.backward == 4 * grouped.backward
+    whole, grouped, depthwise = (summary(Conv(8, (3,), groups=g), x).rows[0] for g in (1, 4, 8))
+    assert whole.forward == 4 * grouped.forward == 8 * depthwise.forward
+    assert whole.backward == 4 * grouped.backward == 8 * depthwise.backward
 
 
 @pytest.mark.parametrize("net", [NET, Graph(a=(Conv(2, 3), "x"), y=(ReLU(), "a"))], ids=str)

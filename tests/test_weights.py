@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from jaxbp import (
+    GRU,
+    LSTM,
+    RNN,
+    Attention,
+    Auto,
+    AvgPool,
     BatchNorm,
+    Branch,
     Chain,
     Conv,
     ConvTranspose,
@@ -24,6 +31,7 @@ from jaxbp import (
     Train,
 )
 from jaxbp.check.oracle import relative_error
+from jaxbp.models import gpt
 from jaxbp.weights import from_flax, from_torch, load_params, save_params, to_flax, to_torch
 from tests.proof import by_hand, like, normal
 
@@ -81,6 +89,18 @@ def torch_cases():
         "rmsnorm": (RMSNorm(), nn.RMSNorm(5, eps=1e-5), (3, 5)),
         "groupnorm": (GroupNorm(2), nn.GroupNorm(2, 6), (3, 4, 5, 6)),
         "batchnorm": (BatchNorm(), nn.BatchNorm2d(6), (3, 4, 5, 6)),
+        "maxpool": (MaxPool(3, 2, 1), nn.MaxPool2d(3, 2, 1), (2, 7, 6, 4)),
+        "avgpool": (AvgPool(3, 2, 1, count_include_pad=True), nn.AvgPool2d(3, 2, 1), (2, 7, 6, 4)),
+        "avgpool-entries": (
+            AvgPool(3, 2, 1),
+            nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+            (2, 7, 6, 4),
+        ),
+        "globalpool": (
+            GlobalAvgPool(),
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            (2, 7, 6, 4),
+        ),
     }
 
 
@@ -88,7 +108,10 @@ NAMES = ["dense", "conv1", "conv2", "conv3", "transpose"]
 NAMES += ["layernorm", "rmsnorm", "groupnorm", "batchnorm"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+POOLS = ["maxpool", "avgpool", "avgpool-entries", "globalpool"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *POOLS])
 def test_torch_agrees_in_value_and_every_gradient(name: str) -> None:
     layer, module, shape = torch_cases()[name]
     x = normal(1, shape, "float64")
@@ -103,6 +126,117 @@ def test_torch_agrees_in_value_and_every_gradient(name: str) -> None:
     assert names == {k for k in grads if not k.startswith("running")}
     compare([("y", channels_first(y), there[0]), ("dx", channels_first(dx), there[2])])
     compare([(k, grads[k], there[1][k]) for k in names])
+
+
+def first_output(module):
+    """A torch module that returns a tuple, as one of `x` alone that returns its first entry."""
+    torch = pytest.importorskip("torch")
+
+    class First(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x):
+            attends = isinstance(module, torch.nn.MultiheadAttention)
+            return (module(x, x, x, need_weights=False) if attends else module(x))[0]
+
+    return First()
+
+
+def both_ways(cell, *sizes):
+    return Chain(*(Branch(cell(n), cell(n, reverse=True), merge="concat") for n in sizes))
+
+
+def torch_sequences():
+    nn = pytest.importorskip("torch").nn
+    deep = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+    return {
+        "rnn": (RNN(6), nn.RNN(4, 6, batch_first=True), ["inner"]),
+        "lstm": (LSTM(6), nn.LSTM(4, 6, batch_first=True), ["inner"]),
+        "gru": (GRU(6), nn.GRU(4, 6, batch_first=True), ["inner"]),
+        "deep-lstm": (
+            both_ways(LSTM, 6, 6),
+            nn.LSTM(4, 6, **deep),
+            ["inner.l0", "inner.l0_reverse", "inner.l1", "inner.l1_reverse"],
+        ),
+        "deep-gru": (both_ways(GRU, 6, 6), nn.GRU(4, 6, **deep), None),
+        "attention": (Attention(2), nn.MultiheadAttention(4, 2, batch_first=True), ["inner"]),
+        "attention-without-bias": (
+            Attention(2, bias=False),
+            nn.MultiheadAttention(4, 2, bias=False, batch_first=True),
+            ["inner"],
+        ),
+    }
+
+
+SEQUENCES = ["rnn", "lstm", "gru", "deep-lstm", "deep-gru", "attention", "attention-without-bias"]
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_sequence_layer_comes_over_from_torch_and_goes_back(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    net, module, modules = torch_sequences()[name]
+    module = first_output(module).double()
+    x, dy = normal(1, (3, 5, 4), "float64"), None
+    params = from_torch(net, start(net, x), module.state_dict(), modules=modules)
+    dy = normal(2, jax.eval_shape(net, params, x).shape, "float64")
+    inputs = torch.from_numpy(np.array(x)).requires_grad_()
+    out = module(inputs)
+    out.backward(torch.from_numpy(np.array(dy)))
+    y, dparams, dx = jax.jit(lambda p, v, d: by_hand(net, p, v, d, Train()))(params, x, dy)
+    compare([("y", y, out.detach()), ("dx", dx, inputs.grad)])
+    modules = modules or ["inner.l0", "inner.l0_reverse", "inner.l1", "inner.l1_reverse"]
+    grads = to_torch(net, dparams, modules=modules)
+    assert set(grads) == {name for name, _ in module.named_parameters()}
+    one_bias = {k: v for k, v in grads.items() if "in_proj_bias" not in k and "bias_hh" not in k}
+    theirs = dict(module.named_parameters())
+    compare([(k, v, theirs[k].grad) for k, v in one_bias.items()])
+    with torch.no_grad():
+        module.load_state_dict(
+            {k: torch.from_numpy(v.copy()) for k, v in to_torch(net, params, modules=modules).items()}
+        )
+        compare([("y again", module(inputs), out.detach())])
+
+
+def test_a_transformer_comes_over_from_torch() -> None:
+    """Pre-norm blocks in a `Stack`, embedding, learned positions and head, each where torch has it."""
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(7, 4), nn.Embedding(6, 4)
+            gelu = nn.GELU(approximate="tanh")
+            settings = {"dropout": 0.0, "activation": gelu, "batch_first": True, "norm_first": True}
+            self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(4, 2, 16, **settings) for _ in "ab")
+            self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 7, bias=False)
+
+        def forward(self, ids):
+            h = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+            ahead = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
+            for block in self.blocks:
+                h = block(h, src_mask=ahead)
+            return self.head(self.norm(h))
+
+    module = Model().double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 0.1 * torch.randn_like(p)  # biases start at 0
+    tied = gpt(7, depth=2, heads=2, features=4, length=6)
+    net = Chain(*tied.layers)  # a head with a table of its own
+    block = ("norm1", "self_attn", "norm2", "linear1", "linear2")
+    names = [f"blocks.{i}.{part}" for i in range(2) for part in block]
+    modules = ["tokens", "places", *names, "norm", "head"]
+    ids = jnp.array([[1, 4, 4, 2, 0], [0, 6, 1, 3, 3]])
+    like_ = jax.tree.map(lambda a: a.astype("float64"), net.init(jax.random.key(0), ids))
+    params = from_torch(net, like_, module.state_dict(), modules=modules)
+    theirs = module(torch.from_numpy(np.array(ids))).detach()
+    compare([("y", net(params, ids), theirs)])
+    halved = {k: v.bfloat16() for k, v in module.state_dict().items()}  # as many checkpoints are
+    rough = from_torch(net, like_, halved, modules=modules)
+    compare([("y", net(rough, ids), theirs)], 0.05)
 
 
 def test_a_convolutional_network_comes_over_from_torch() -> None:
@@ -212,6 +346,27 @@ def test_flax_agrees_in_value_and_every_gradient(name: str) -> None:
     compare([(k, grads[k], dweights[k]) for k in grads])
 
 
+def test_pooling_agrees_with_flax() -> None:
+    nn = pytest.importorskip("flax.linen")
+    x = normal(1, (2, 7, 6, 4), "float64")
+    window, strides = (3, 2), (2, 2)
+    for layer, there in [
+        (MaxPool(window, 2, "SAME"), lambda v: nn.max_pool(v, window, strides, "SAME")),
+        (AvgPool(window, 2, "SAME", True), lambda v: nn.avg_pool(v, window, strides, "SAME")),
+        (
+            AvgPool(window, 2, "SAME"),
+            lambda v: nn.avg_pool(v, window, strides, "SAME", count_include_pad=False),
+        ),
+    ]:
+        with jax.numpy_dtype_promotion("standard"):
+            y, vjp = jax.vjp(there, x)
+        dy = normal(2, y.shape, "float64")
+        with jax.numpy_dtype_promotion("standard"):
+            (dx,) = vjp(dy)
+        ours = by_hand(layer, (), x, dy, Train())
+        compare([("y", ours[0], y), ("dx", ours[2], dx)])
+
+
 def flax_apply(module, variables, x):
     """Flax promotes dtypes and ranks where it likes to."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -221,6 +376,40 @@ def flax_apply(module, variables, x):
 def unnamed(variables):
     """The variables of the only module, as its own `apply` takes them."""
     return {name: next(iter(modules.values())) for name, modules in variables.items()}
+
+
+def flax_sequences():
+    nn = pytest.importorskip("flax.linen")
+    wide = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    return {
+        "rnn": (RNN(6), nn.RNN(nn.SimpleCell(6, **wide)), "cell"),
+        "lstm": (LSTM(6), nn.RNN(nn.OptimizedLSTMCell(6, **wide)), "cell"),
+        "gru": (GRU(6), nn.RNN(nn.GRUCell(6, **wide)), "cell"),
+        "attention": (Attention(2), nn.MultiHeadDotProductAttention(2, **wide), ""),
+        "attention-without-bias": (
+            Attention(2, bias=False, head_features=3),
+            nn.MultiHeadDotProductAttention(2, qkv_features=6, use_bias=False, **wide),
+            "",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "attention", "attention-without-bias"])
+def test_a_sequence_layer_comes_over_from_flax_and_goes_back(name: str) -> None:
+    net, module, place = flax_sequences()[name]
+    x = normal(1, (3, 5, 4), "float64")
+    made = jax.jit(module.init)(jax.random.key(0), x)
+    made = jax.tree.map(lambda p, n: p + n, made, like(3, made, 0.3))  # biases start at 0
+    params = from_flax(net, start(net, x), made, modules=[place])
+    compare([("y", jax.jit(net.__call__)(params, x), jax.jit(module.apply)(made, x))])
+    back = to_flax(net, params, modules=[place or "there"])["params"]
+    back = {"params": back if place else back["there"]}
+    assert jax.tree.structure(back) == jax.tree.structure(made)
+    keys = [path for path, _ in jax.tree_util.tree_leaves_with_path(made)]
+    pairs = zip(keys, jax.tree.leaves(back), jax.tree.leaves(made), strict=True)
+    for path, ours, theirs in pairs:  # the bias of the keys changes nothing, and is not kept
+        if "key" not in str(path) or "bias" not in str(path):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_running_statistics_move_as_in_flax() -> None:
@@ -286,11 +475,27 @@ def test_modules_by_name_may_stand_in_any_order() -> None:
         ({**STATE, "a.weight": np.zeros((2, 3, 3), "float32")}, None, r"a.weight of shape \[2, 3, 3\]"),
         (STATE, ["a", "c"], "no module c"),
         ({**STATE, "a.extra": np.zeros(1)}, None, "a has bias, extra, weight"),
+        ({**STATE, "a.bias": np.zeros(3)}, None, r"bias of shape \[2\], got a.bias of shape \[3\]"),
     ],
 )
 def test_what_does_not_fit_is_named(state, modules, says) -> None:
     with pytest.raises(InputError, match=says):
         from_torch(NET, start(NET, X), state, modules=modules)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (Attention(2, kv_heads=1), "grouped queries have no counterpart"),
+        (Attention(2, rotary=True), "rotary positions have no counterpart"),
+        (Attention(2, head_features=3), "no head_features of its own"),
+        (Auto(lambda p, x: p["a"] * x, lambda key, x: {"a": jnp.ones(())}), "Auto has no counterpart"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(layer, says) -> None:
+    params = layer.init(jax.random.key(0), jnp.ones((2, 3, 4)))
+    with pytest.raises(InputError, match=says):
+        to_torch(layer, params)
 
 
 def test_flax_needs_its_collection() -> None:
@@ -299,6 +504,14 @@ def test_flax_needs_its_collection() -> None:
 
 
 # --- safetensors ------------------------------------------------------------------------------------
+
+
+def test_a_file_keeps_dtypes(tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    params = {k: jnp.ones(3, k) for k in ("float64", "float32", "bfloat16", "float16", "int32", "bool")}
+    save_params(tmp_path / "all.safetensors", params)
+    back = load_params(tmp_path / "all.safetensors", jax.eval_shape(lambda: params))
+    assert {k: v.dtype.name for k, v in back.items()} == {k: k for k in params}
 
 
 def test_a_file_gives_back_what_went_in(tmp_path) -> None:

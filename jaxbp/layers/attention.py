@@ -16,7 +16,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxbp.compose import add_errors
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, Train, require_floating, shape_text
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    Train,
+    is_boolean,
+    is_training,
+    require_floating,
+    require_params,
+    require_share,
+    shape_text,
+)
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.embedding import rotate
 from jaxbp.precision import Precision, matmul, wide
@@ -86,12 +99,11 @@ class Attention(Layer):
         for name in ("heads", "kv_heads", "window", "head_features"):
             value = getattr(self, name)
             required = name == "heads"
-            if (value is None and required) or (value is not None and value < 1):
+            if (value is not None or required) and (not isinstance(value, int) or value < 1):
                 raise InputError(f"Attention: {name} must be a positive integer, got {value!r}")
         if self.heads % (self.kv_heads or self.heads):
             raise InputError(f"Attention: {self.kv_heads} kv_heads do not divide {self.heads} heads")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"Attention: dropout must be in [0, 1), got {self.dropout}")
+        require_share(self.dropout, "Attention: dropout")
         initializer(self.initializer)
         initializer(self.output_initializer or self.initializer)
 
@@ -181,9 +193,9 @@ class Attention(Layer):
         return mask if seen is None else mask & jnp.broadcast_to(seen, (*mask.shape[:-2], *seen.shape))
 
     def _draw(self, shape: tuple[int, ...], mode: Mode) -> Any:
-        if not isinstance(mode, Train) or not self.dropout:
+        if not is_training(mode) or not self.dropout:
             return None
-        if mode.key is None:
+        if not isinstance(mode, Train) or mode.key is None:
             raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
         return jax.random.bernoulli(mode.key, 1 - self.dropout, shape)
 
@@ -276,6 +288,8 @@ class Attention(Layer):
             require_floating(a, f"{self}: {name}")
             if len(a.shape) < 2 or a.shape[:-2] != inputs.shape[:-2]:
                 raise InputError(f"{self}: expected {name} as [..., time, features], got {shape_text(a)}")
+            if params is not None:
+                require_params(self, params, *(f"w_{n}" for n in "qkvo"))
             w = None if params is None else params["w_q" if name == "x" else "w_k"]
             if w is not None and w.shape[0] != a.shape[-1]:
                 raise InputError(
@@ -289,7 +303,7 @@ class Attention(Layer):
         if mask is None:
             return None
         keys, pairs = memory.shape[:-1], (*x.shape[:-1], memory.shape[-2])
-        if mask.dtype != jnp.bool_ or mask.shape not in (keys, pairs):
+        if not is_boolean(mask) or mask.shape not in (keys, pairs):
             raise InputError(
                 f"{self}: expected a boolean mask of shape {list(keys)} or {list(pairs)}, "
                 f"got {shape_text(mask)}"
@@ -318,21 +332,25 @@ def _softmax(s: Array, seen: Any) -> Array:
 
 def _split(a: Array, *heads: int) -> Array:
     """`[..., T, (heads) D] -> [..., heads, T, D]`."""
-    a = a.reshape(*a.shape[:-1], *heads, -1)
+    a = a.reshape(*a.shape[:-1], *heads, a.shape[-1] // math.prod(heads))
     return jnp.moveaxis(a, -2 - len(heads), -2)
 
 
 def _join(a: Array) -> Array:
     """`[..., K, G, T, D] -> [..., T, K G D]`."""
     a = jnp.moveaxis(a, -2, -4)
-    return a.reshape(*a.shape[:-3], -1)
+    return a.reshape(*a.shape[:-3], math.prod(a.shape[-3:]))
 
 
 def _named(x: Any) -> dict[str, Any]:
     """The three forms of `x` as one."""
     if isinstance(x, dict):
         return x
-    return dict(zip(("x", "memory"), x, strict=True)) if isinstance(x, tuple | list) else {"x": x}
+    if not isinstance(x, tuple | list):
+        return {"x": x}
+    if len(x) != 2:
+        raise InputError(f"Attention: expected a pair (x, memory), got {len(x)} (a mask goes in a dict)")
+    return dict(zip(("x", "memory"), x, strict=True))
 
 
 def _form(x: Any) -> tuple[Any, tuple[str, ...]]:

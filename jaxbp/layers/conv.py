@@ -13,123 +13,27 @@ letters: `n` example, `i` input position, `o` output position, `k` tap, `c` chan
     ∂L/∂b[f]     = Σ_n Σ_o δ[n,o,f]
     ∂L/∂x[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f δ[n,o,f] w[k,c,f]
 
-`kernel_error` is the first line as it stands: for each tap a strided slice of `x` and one matrix product
-that sums over `n` and `o`. `spread` is the third. For stride 1, `o = i + p - d k`, which is again a
-correlation, of `δ` with the kernel turned round. For a stride `s > 1`, the positions `i + p = s j + r`
-fall into `s` phases `r`. A tap `k` looks at phase `r` only where `d k = s m + r` for an integer `m`; then
-`o = j - m`, so that *each phase is a correlation of stride 1* with the taps that belong to it, and the
-phases are interleaved at the end. With `t = gcd(s, d)` those taps are `k₀, k₀ + s/t, k₀ + 2s/t, …`, and
-`m` grows by `d/t` from each to the next: a dilation of `d/t`. Where a phase has no taps (stride > kernel)
-no output looked, and its error is 0. Nothing is multiplied by the zeros of a stretched `δ`.
-
-With `groups = G`, channels and features fall into `G` blocks, and block `g` of `y` sees only block `g` of
-`x`: every sum over `c` or `f` above runs within a block. `G = channels` is a depthwise convolution.
+How these sums are computed stands in `correlation.py`. With `groups = G`, channels and features fall into
+`G` blocks, and block `g` of `y` sees only block `g` of `x`: every sum over `c` or `f` above runs within a
+block. `G = channels` is a depthwise convolution.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
+from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
 from jaxbp.precision import Precision, wide
-
-
-def _correlate(
-    x: Array, w: Array, stride: Sequence[int], padding: Any, dilation: Sequence[int], groups: int
-) -> Array:
-    """`[n, *in, c], [*taps, c/G, f] -> [n, *out, f]`, accumulated and returned wide."""
-    axes = "DHW"[-len(stride) :]
-    return lax.conv_general_dilated(
-        x,
-        w,
-        tuple(stride),
-        tuple(padding),
-        rhs_dilation=tuple(dilation),
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-        feature_group_count=groups,
-        preferred_element_type=wide(x.dtype),
-    )
-
-
-def correlate(x: Array, w: Array, win: Window, groups: int) -> Array:
-    """`y[n,o,f] = Σ_{k,c} x[n, s o + d k - p, c] w[k,c,f]`."""
-    return _correlate(x, w, win.stride, win.padding, win.dilation, groups)
-
-
-def swap_channels(w: Array, groups: int) -> Array:
-    """`w[k, c/G, f] -> w[k, f/G, c]`: channels and features exchanged within each group."""
-    *taps, inner, features = w.shape
-    blocks = w.reshape(*taps, inner, groups, features // groups)
-    return jnp.swapaxes(blocks, -1, -3).reshape(*taps, features // groups, groups * inner)
-
-
-def spread(d: Array, w: Array, win: Window, groups: int) -> Array:
-    """`e[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f d[n,o,f] w[k,c,f]`, phase by phase."""
-    turned = jnp.flip(swap_channels(w, groups), axis=tuple(range(len(win.taps))))
-    # positions i + p = s (j + first) + r, where i = 0 has j = 0: `skip` of them are before i = 0
-    first = [before // s for (before, _), s in zip(win.padding, win.stride, strict=True)]
-    skip = [before % s for (before, _), s in zip(win.padding, win.stride, strict=True)]
-    lengths = [-(-(n + k) // s) for n, k, s in zip(win.size, skip, win.stride, strict=True)]
-    parts = [_phase(d, turned, r, first, lengths, win, groups) for r in product(*map(range, win.stride))]
-    n, channels, a = d.shape[0], turned.shape[-1], len(win.stride)
-    both = jnp.stack(parts, axis=1).reshape(n, *win.stride, *lengths, channels)
-    # [n, r₁, r₂, j₁, j₂, c] -> [n, j₁, r₁, j₂, r₂, c] -> [n, s₁ j₁ + r₁, s₂ j₂ + r₂, c]
-    order = [0, *(axis for i in range(a) for axis in (1 + a + i, 1 + i)), 1 + 2 * a]
-    whole = [j * s for j, s in zip(lengths, win.stride, strict=True)]
-    full = jnp.transpose(both, order).reshape(n, *whole, channels)
-    ends = [k + size for k, size in zip(skip, win.size, strict=True)]
-    return lax.slice(full, (0, *skip, 0), (n, *ends, channels))
-
-
-def _phase(
-    d: Array,
-    turned: Array,
-    r: Sequence[int],
-    first: Sequence[int],
-    lengths: Sequence[int],
-    win: Window,
-    groups: int,
-) -> Array:
-    """`Σ_{k in the phase} d[n, j + first - m(k), :] w[k]` for `0 ≤ j < lengths`."""
-    picks, paddings, dilations = [], [], []
-    for axis, (s, dil, taps) in enumerate(zip(win.stride, win.dilation, win.taps, strict=True)):
-        step = dil // gcd(s, dil)
-        mine = [k for k in range(taps) if (dil * k - r[axis]) % s == 0]
-        if not mine:
-            return jnp.zeros((d.shape[0], *lengths, turned.shape[-1]), wide(d.dtype))
-        m = (dil * mine[0] - r[axis]) // s - first[axis]
-        # in the turned kernel tap k stands at taps - 1 - k, so the phase's last tap comes first
-        picks.append(slice(taps - 1 - mine[-1], taps - mine[0], s // gcd(s, dil)))
-        before = m + step * (len(mine) - 1)
-        paddings.append((before, lengths[axis] - m - d.shape[1 + axis]))
-        dilations.append(step)
-    return _correlate(d, turned[tuple(picks)], (1,) * len(r), paddings, dilations, groups)
-
-
-def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
-    """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`: one matrix product a tap and group."""
-    rows = x.shape[0] * prod(win.count)
-    d_blocks = d.reshape(rows, groups, -1)
-
-    def tap(seen: Array) -> Array:
-        x_blocks = seen.reshape(rows, groups, -1)
-        return jnp.einsum(
-            "ngc,ngf->cgf", x_blocks, d_blocks, preferred_element_type=wide(x.dtype)
-        ).reshape(x_blocks.shape[-1], d.shape[-1])
-
-    blocks = jnp.stack([tap(seen) for seen in win.looks(win.padded(x))])
-    return blocks.reshape(*win.taps, *blocks.shape[1:])
 
 
 class _Convolution(Layer):
@@ -160,7 +64,7 @@ class _Convolution(Layer):
             if isinstance(value, list | tuple):
                 value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
                 object.__setattr__(self, field, value)
-        if not 1 <= self._axes <= 3:
+        if not isinstance(self.kernel, int | tuple) or not 1 <= self._axes <= 3:
             raise InputError(f"{name}: expected a kernel of 1 to 3 sizes, got {self.kernel!r}")
         _ = self._taps, self._strides, self._dilations  # each raises where it is wrong
         explicit(self.padding, self._axes, name)
@@ -269,6 +173,7 @@ class Conv(_Convolution):
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*odims features"], Any]:
+        require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
         kept = x.astype(self.precision.compute or x.dtype)
         w = params["w"].astype(kept.dtype)
@@ -330,6 +235,7 @@ class ConvTranspose(_Convolution):
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*odims features"], Any]:
+        require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
         kept = x.astype(self.precision.compute or x.dtype)
         w = swap_channels(params["w"].astype(kept.dtype), self.groups)

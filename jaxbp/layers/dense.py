@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating
+from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
 from jaxbp.precision import Precision, matmul, wide
 
 INITIALIZERS: dict[str, Callable[..., Array]] = {
@@ -69,6 +69,7 @@ class Dense(Layer):
     def forward(
         self, params: Any, x: Float[Array, "*batch in"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*batch out"], Any]:
+        require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         w = params["w"]
         self._check(x, w)
         compute = self.precision.compute or x.dtype

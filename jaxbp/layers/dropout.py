@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Train, require_floating
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Train,
+    is_training,
+    require_floating,
+    require_share,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,16 +36,15 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise InputError(f"Dropout: rate must be in [0, 1), got {self.rate}")
+        require_share(self.rate, "Dropout: rate")
 
     def forward(
         self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims"], Any]:
         require_floating(x, f"{self}: x")
-        if not isinstance(mode, Train) or self.rate == 0:
+        if not is_training(mode) or self.rate == 0:
             return x, ()
-        if mode.key is None:
+        if not isinstance(mode, Train) or mode.key is None:
             raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
         # In float32 whatever x64 says: the float64 oracle must draw the same mask.
         mask = jax.random.bernoulli(mode.key, jnp.float32(1 - self.rate), x.shape)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, require_floating
+from jaxbp.layer import Eval, Layer, Mode, require_floating, require_positive
 from jaxbp.precision import wide
 
 SQRT_2_OVER_PI = 0.7978845608028654
@@ -144,10 +144,7 @@ class LeakyReLU(Elementwise):
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.negative_slope > 0:
-            raise InputError(
-                f"LeakyReLU: negative_slope must be positive, got {self.negative_slope} (for 0 use ReLU)"
-            )
+        require_positive(self.negative_slope, "LeakyReLU: negative_slope", " (for 0 use ReLU)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,8 +159,7 @@ class ELU(Elementwise):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise InputError(f"ELU: alpha must be positive, got {self.alpha}")
+        require_positive(self.alpha, "ELU: alpha")
 
 
 @dataclass(frozen=True, repr=False)

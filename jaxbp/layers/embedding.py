@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, shape_text
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    require_floating,
+    require_params,
+    shape_text,
+)
 from jaxbp.layers.dense import initializer
 from jaxbp.precision import Precision, matmul, wide
 
@@ -51,6 +60,8 @@ class Embedding(Layer):
     def forward(
         self, params: Any, x: Num[Array, "*batch"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*batch features"], Any]:
+        self._check(x)
+        require_params(self, params, "w")
         w = params["w"]
         self._check(x, w)
         _require_ids(self._valid(x), x, f"{self}: expected ids in 0 … {self.size - 1}")
@@ -77,8 +88,9 @@ class Embedding(Layer):
         return jnp.where(self._valid(ids), ids.astype(jnp.int32), self.size)
 
     def _check(self, x: Any, w: Any = None) -> None:
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise InputError(f"{self}: x: expected ids of an integer dtype, got {shape_text(x)}")
+        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
+            got = shape_text(x) if hasattr(x, "dtype") else type(x).__name__
+            raise InputError(f"{self}: x: expected an array of ids of an integer dtype, got {got}")
         _check_table(self, w, (self.size, self.features))
 
 
@@ -118,6 +130,7 @@ class Head(Layer):
     def forward(
         self, params: Any, x: Float[Array, "*batch features"], mode: Mode = Eval()
     ) -> tuple[Any, Any]:
+        require_params(self, params, "w")
         self._check(x, params["w"])
         compute = self.precision.compute or x.dtype
         h, w = x.astype(compute), params["w"].T.astype(compute)
@@ -196,6 +209,8 @@ class PositionEmbedding(Layer):
         self, params: Any, x: Float[Array, "*batch time features"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*batch time features"], Any]:
         self._check(x)
+        if self.kind == "learned":
+            require_params(self, params, "p")
         return self._at(params, x, jnp.arange(x.shape[-2])), Static(x.shape[-2])
 
     def pull(

@@ -28,19 +28,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, Train, require_floating
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    is_training,
+    require_floating,
+    require_params,
+    require_positive,
+)
 from jaxbp.precision import Precision, wide
 
 
 def _check_epsilon(layer: Any) -> None:
-    if not layer.epsilon > 0:
-        raise InputError(f"{type(layer).__name__}: epsilon must be positive, got {layer.epsilon}")
+    require_positive(layer.epsilon, f"{type(layer).__name__}: epsilon")
 
 
 def _sum_to_features(z: Array, like: Array) -> Array:
@@ -53,6 +63,7 @@ class _Norm(Layer):
 
     epsilon: float
     precision: Precision
+    names: ClassVar[tuple[str, ...]] = ("scale", "offset")
 
     @abstractmethod
     def mean(self, z: Array) -> Array:
@@ -111,6 +122,8 @@ class _Norm(Layer):
     def _check(self, x: Any, params: Any = None) -> None:
         require_floating(x, f"{self}: x")
         self._check_rank(x)
+        if params is not None:
+            require_params(self, params, *self.names)
         if params is not None and params["scale"].shape != (x.shape[-1],):
             raise InputError(
                 f"{self}: expected {params['scale'].shape[0]} features in the last axis of x, "
@@ -201,8 +214,12 @@ class BatchNorm(_Norm):
         mean := m · mean + (1 - m) μ,    var := m · var + (1 - m) v,    m = momentum
 
     (`v` divides by `N`, as the forward pass and Flax do; torch keeps `N - 1`, and calls `1 - m` its
-    momentum.) `trainable` marks them `False`, so that no optimizer decays them. Where the batch is
-    sharded under `jit`, the means are over the whole of it on all devices.
+    momentum.) `trainable` marks them `False`, so that no optimizer decays them.
+
+    Across devices. Where the batch is sharded under `jit`, every mean is over the whole of it, forward
+    and back, and nothing is to be done. Inside `shard_map`, `pmap` or a named `vmap`, a layer sees its
+    own share only; give it the name (or names) of those axes as `axis_name`, and its means go over all
+    of them. `∂L/∂γ`, `∂L/∂β` are then sums over the share, to be added up like any other parameter's.
 
     Evaluation. `μ = mean`, `v = var` are parameters, and only the first of the three paths is left:
 
@@ -218,15 +235,21 @@ class BatchNorm(_Norm):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    axis_name: str | tuple[str, ...] | None = None
     precision: Precision = Precision()
+
+    names: ClassVar[tuple[str, ...]] = ("scale", "offset", "mean", "var")
 
     def __post_init__(self) -> None:
         _check_epsilon(self)
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum}")
+        if not isinstance(self.momentum, Real) or not 0 <= self.momentum <= 1:
+            raise InputError(f"BatchNorm: momentum must be in [0, 1], got {self.momentum!r}")
+        if isinstance(self.axis_name, list):  # would not be hashable
+            object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
     def mean(self, z: Array) -> Array:
-        return jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+        own = jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+        return own if self.axis_name is None else lax.pmean(own, self.axis_name)
 
     def init(self, key: Any, x: Any) -> Any:
         params = super().init(key, x)
@@ -237,7 +260,7 @@ class BatchNorm(_Norm):
         self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*dims features"], Any]:
         self._check(x, params)
-        train = isinstance(mode, Train)
+        train = is_training(mode)
         if train:
             mu, var = self._statistics(x)
         else:
@@ -301,6 +324,8 @@ class RMSNorm(_Norm):
 
     epsilon: float = 1e-5
     precision: Precision = Precision()
+
+    names: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __post_init__(self) -> None:
         _check_epsilon(self)

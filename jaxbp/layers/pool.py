@@ -32,8 +32,10 @@ class _Pool(Layer):
             if isinstance(value, list | tuple):
                 value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
                 object.__setattr__(self, field, value)
-        if self._axes < 1:
-            raise InputError(f"{name}: expected a window of at least one size, got {self.window!r}")
+        if not isinstance(self.window, int | tuple) or self._axes < 1:
+            raise InputError(
+                f"{name}: expected a window of one size, or one an axis, got {self.window!r}"
+            )
         taps = per_axis(self.window, self._axes, f"{name}: window")
         _ = self._strides  # raises where it is wrong
         for pair, size in zip(explicit(self.padding, self._axes, name) or (), taps, strict=False):

@@ -37,7 +37,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, shape_text
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    is_boolean,
+    require_floating,
+    require_params,
+    shape_text,
+)
 from jaxbp.layers.dense import initializer
 from jaxbp.precision import Precision, matmul, wide
 
@@ -49,7 +59,7 @@ class Recurrent(Layer):
     """What the three cells share: shapes, masks, states, direction, and the loop in both directions.
 
     `x` is an array `[..., T, I]`, or a dict of such an `x` and any of
-      `mask`   `[..., T]`, boolean: `False` hides a step
+      `mask`   `[..., T]`, boolean: `False` hides a step; from lengths, `jnp.arange(T) < lengths[:, None]`
       `state`  the initial state: `h: [..., H]`, for an `LSTM` the pair `(h, c)`; 0 if not given
     and `dx` is the same, with `None` for the mask. The output is `y: [..., T, H]`, or with
     `return_state=True` the pair `(y, final state)`: hand the state to the next segment to train on
@@ -113,7 +123,7 @@ class Recurrent(Layer):
         a_x = a_x + jnp.broadcast_to(params["b"].astype(a_x.dtype), a_x.shape)
         # 2. the loop: one product a step
         if state is None:
-            state = (jnp.zeros(batch, inputs.dtype),) * self.states
+            state = (jnp.zeros_like(a_x, shape=batch),) * self.states
         first = tuple(s.astype(a_x.dtype) for s in state)
         last, (states, kept) = self._loop(params, first, a_x, mask, dtype)
         # 3. what goes out, and what the way back needs
@@ -138,7 +148,7 @@ class Recurrent(Layer):
         dy, dlast = dy if self.return_state else (dy, None)
         d = _time_first(dy).astype(wide(dtype))
         if dlast is None:
-            errors = (jnp.zeros(d.shape[1:], d.dtype),) * self.states
+            errors = (jnp.zeros_like(d, shape=d.shape[1:]),) * self.states
         else:
             errors = tuple(e.astype(d.dtype) for e in (dlast if self.states > 1 else (dlast,)))
         # 2. the loop, backwards: one product a step
@@ -239,12 +249,14 @@ class Recurrent(Layer):
         require_floating(inputs, f"{self}: x")
         if len(inputs.shape) < 2:
             raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(inputs)}")
+        if params is not None:
+            require_params(self, params, "w_x", "w_h", "b")
         if params is not None and params["w_x"].shape[0] != inputs.shape[-1]:
             raise InputError(
                 f"{self}: expected {params['w_x'].shape[0]} features in the last axis of x, "
                 f"got {inputs.shape[-1]}"
             )
-        if mask is not None and (mask.shape != inputs.shape[:-1] or mask.dtype != jnp.bool_):
+        if mask is not None and (not is_boolean(mask) or mask.shape != inputs.shape[:-1]):
             raise InputError(
                 f"{self}: expected a boolean mask of shape {list(inputs.shape[:-1])}, "
                 f"got {shape_text(mask)}"

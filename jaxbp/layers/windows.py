@@ -26,7 +26,7 @@ Pair = tuple[int, int]
 
 def per_axis(value: int | Sequence[int], axes: int, what: str, least: int = 1) -> tuple[int, ...]:
     """One integer an axis, from one for all of them or from a sequence."""
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
     if len(values) != axes or not all(isinstance(v, int) and v >= least for v in values):
         raise InputError(
             f"{what}: expected an integer of at least {least}, or {axes} of them, got {value!r}"

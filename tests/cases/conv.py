@@ -3,25 +3,18 @@
 Two of the ways to run are enough for most of them; the first of each rank also runs eagerly.
 """
 
-from dataclasses import replace
-
 from jaxbp import Chain, Conv, ConvTranspose, ReLU, Residual, Stack
-from tests.proof import Case
+from tests.proof import Case, further
 
-FAST = ("jit",)
 L = (2, 9, 4)  # sequences
 A = (2, 5, 4, 4)  # images
 V = (1, 3, 4, 3, 2)  # volumes
 
 
-def compiled(*cases):
-    return [replace(case, modes=FAST) for case in cases]
-
-
 CASES = [
     Case(Conv(6, (3,)), L),
     Case(Conv(3, (3, 2)), A, modes=("jit", "vmap")),
-    *compiled(
+    *further(
         Case(Conv(6, (3,)), L, scale=1e-4),
         Case(Conv(6, (3,)), L, scale=1e4),
         Case(Conv(6, (3,)), (1, 1, 4), note="length-1-batch-1"),
@@ -35,7 +28,9 @@ CASES = [
         Case(Conv(6, (3,), padding=((3, 0),)), L, note="causal"),
         Case(Conv(6, (2,), padding=((-2, -1),)), L, note="crops"),
         Case(Conv(6, (3,), groups=2, stride=2), L),
+        Case(Conv(6, (3,)), (0, 9, 4), note="empty-batch"),
         Case(Conv(8, (3,), groups=4), L, note="depthwise-times-2"),
+        Case(Conv(36, (3,), groups=12), (2, 9, 24), note="blocks-of-groups"),
         Case(Conv(4, (3,), groups=4, dilation=2, bias=False), L, note="depthwise"),
         Case(Conv(6, (1,)), L, note="pointwise"),
         Case(Conv(4, 3, stride=(2, 3), dilation=(1, 2), groups=2), A),
@@ -44,7 +39,7 @@ CASES = [
         Case(Stack(Residual(Chain(Conv(4, (3,)), ReLU())), 2), L, depth=8),
     ),
     Case(ConvTranspose(6, (3,), stride=2), L),
-    *compiled(
+    *further(
         Case(ConvTranspose(6, (3,), stride=2), L, scale=1e-4),
         Case(ConvTranspose(6, (3,), stride=2), L, scale=1e4),
         Case(ConvTranspose(6, (3,)), (1, 1, 4), note="length-1-batch-1"),
@@ -57,6 +52,8 @@ CASES = [
         Case(ConvTranspose(6, (3,), padding=((2, -3),)), L),
         Case(ConvTranspose(6, (4,), stride=2, groups=2), L),
         Case(ConvTranspose(4, (3,), groups=4), L, note="depthwise"),
+        Case(ConvTranspose(24, (3,), stride=2, groups=12), (2, 5, 36), note="blocks-of-groups"),
         Case(ConvTranspose(3, (3, 2), stride=2), (1, 3, 2, 2), note="image"),
+        Case(Stack(Residual(ConvTranspose(4, (3,))), 2), L, depth=6),
     ),
 ]

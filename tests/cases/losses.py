@@ -38,11 +38,11 @@ LOSS_CASES = [
         case
         for reduction in ("mean", "sum")
         for case in (
-            LossCase(SquaredError(reduction), (4, 3), values(4, 3)),
+            LossCase(SquaredError(reduction), (4, 3), values(4, 3), eager=True),
             LossCase(SquaredError(reduction), (3,), values(3), note="no-batch"),
-            LossCase(SigmoidCrossEntropy(reduction), (4, 3), shares(4, 3)),
+            LossCase(SigmoidCrossEntropy(reduction), (4, 3), shares(4, 3), eager=True),
             LossCase(SigmoidCrossEntropy(reduction), (2, 4, 3), bits(2, 4, 3)),
-            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), labels(3, 4)),
+            LossCase(SoftmaxCrossEntropy(reduction), (4, 3), labels(3, 4), eager=True),
             LossCase(SoftmaxCrossEntropy(reduction), (3,), labels(3), note="no-batch"),
             LossCase(SoftmaxCrossEntropy(reduction), (2, 4, 3), labels(3, 2, 4), note="sequence"),
             LossCase(SoftmaxCrossEntropy(reduction), (4, 3), one_hot(3, 4), note="one-hot"),
@@ -55,12 +55,35 @@ LOSS_CASES = [
             LossCase(SoftmaxCrossEntropy(reduction, ignore=-1), (4, 3), with_ignored(3, 4)),
         )
     ),
-    LossCase(SquaredError(), (4, 3), values(4, 3), scale=1e4),
-    LossCase(SigmoidCrossEntropy(), (4, 3), shares(4, 3), scale=1e4),
+    *(
+        case
+        for loss, target in ((SquaredError(), values), (SigmoidCrossEntropy(), shares))
+        for case in (
+            *(LossCase(loss, (4, 3), target(4, 3), scale=scale) for scale in (1e-4, 1e4)),
+            *(
+                LossCase(loss, shape, target(*shape), note=note)
+                for shape, note in [
+                    ((1, 3), "batch-1"),
+                    ((4, 1), "one-output"),
+                    ((1, 1), "one-by-one"),
+                    ((1,), "one-entry"),
+                    ((2, 4, 5), "sequence"),
+                    ((2, 1, 2, 3), "three-batch-axes"),
+                ]
+            ),
+        )
+    ),
     LossCase(SoftmaxCrossEntropy(), (4, 3), labels(3, 4), scale=1e4),
     LossCase(SoftmaxCrossEntropy(), (4, 3), soft(4, 3), scale=1e-4),
     *(
-        LossCase(LinearCrossEntropy(**fields), shapes, target, scale, note)
+        LossCase(
+            LinearCrossEntropy(**fields),
+            shapes,
+            target,
+            scale,
+            note,
+            eager=(fields, note, scale) == ({}, "", 1.0),
+        )
         for fields, shapes, target, scale, note in (
             ({}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),
             ({"reduction": "sum"}, ((4, 5), (5, 3)), labels(3, 4), 1.0, ""),

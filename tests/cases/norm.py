@@ -3,7 +3,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from jaxbp import BatchNorm, Chain, Dense, GroupNorm, LayerNorm, Residual, RMSNorm, Stack
-from tests.proof import Case, like, normal
+from tests.proof import Case, further, like, normal
 
 
 def lifted(mean):
@@ -31,15 +31,11 @@ def block(norm):
     return Residual(Chain(norm, Dense(6)))
 
 
-def compiled(*cases):
-    return [replace(case, modes=("jit",)) for case in cases]
-
-
 def cases(norm):
     """What every norm is put through; the first in all modes, the rest compiled only, to save time."""
     return [
         Case(norm, (4, 3, 6)),
-        *compiled(
+        *further(
             Case(norm, (5, 6), note="no-positions"),
             Case(norm, (1, 3, 6), note="batch-1"),
             Case(norm, (4, 1, 6), note="length-1"),
@@ -61,9 +57,11 @@ CASES = [
     *cases(GroupNorm(2)),
     *map(in_training, cases(BatchNorm())),
     Case(BatchNorm(), (4, 3, 6), params=running(6)),
-    *compiled(
+    *further(
         Case(Stack(block(LayerNorm()), 2), (8, 6), depth=8),
         Case(Stack(block(BatchNorm()), 2), (8, 6), depth=8, train=True),
+        Case(Stack(block(RMSNorm()), 2), (8, 6), depth=8),
+        Case(Stack(block(GroupNorm(2)), 2), (8, 6), depth=8),
         Case(RMSNorm(), (2, 3, 4, 6)),
         Case(RMSNorm(epsilon=1e-3), (4, 3, 6)),
         Case(LayerNorm(), (6,), note="no-batch"),

@@ -67,5 +67,5 @@ CASES += [
     Case(Branch(LSTM(2), LSTM(2, reverse=True), merge="concat"), masked, depth=5, modes=JIT),
     Case(LSTM(5, unroll=2), (2, 3, 4), depth=4, modes=JIT),
     Case(Chain(GRU(4), RNN(3)), (2, 3, 4), depth=8, modes=JIT),
-    Case(Stack(LSTM(4), 2), (2, 3, 4), depth=8, modes=JIT),
+    *(Case(Stack(cell(4), 2), (2, 3, 4), depth=8, modes=JIT) for cell in (RNN, LSTM, GRU)),
 ]

@@ -196,6 +196,37 @@ def test_agrees_with_torch(case) -> None:
     close(grads["b_o"], other.out_proj.bias.grad.numpy())
 
 
+@pytest.mark.parametrize("fields", [{"kv_heads": 2}, {"kv_heads": 1, "causal": True}, {"window": 2}])
+def test_the_core_agrees_with_torchs_scaled_dot_product(fields) -> None:
+    """Grouped queries, and a sliding window as a mask; the projections around it are products."""
+    torch = pytest.importorskip("torch")
+    layer = Attention(4, **fields, bias=False)
+    params, kv_heads, size = params_for(layer), fields.get("kv_heads", 4), F // 4
+    x, *ws = (torch.tensor(np.asarray(a), requires_grad=True) for a in (X, *params.values()))
+    w = dict(zip(params, ws, strict=True))
+
+    def heads(name, count):
+        return (x @ w[name]).reshape(B, T, count, size).transpose(1, 2)
+
+    apart = torch.tensor(np.abs(np.subtract.outer(range(T), range(T))))
+    o = torch.nn.functional.scaled_dot_product_attention(
+        heads("w_q", 4),
+        heads("w_k", kv_heads),
+        heads("w_v", kv_heads),
+        attn_mask=apart < 2 if "window" in fields else None,
+        is_causal=layer.causal,
+        enable_gqa=True,
+    )
+    y_torch = o.transpose(1, 2).reshape(B, T, F) @ w["w_o"]
+    (y_torch * torch.tensor(np.asarray(DY))).sum().backward()
+    y, saved = layer.forward(params, X)
+    grads, dx = layer.backward(params, saved, DY)
+    close(y, y_torch.detach())
+    close(dx, x.grad)
+    for name in params:
+        close(grads[name], w[name].grad)
+
+
 def test_agrees_with_flax() -> None:
     linen = pytest.importorskip("flax.linen")
     layer, size = Attention(2, causal=True), F // 2

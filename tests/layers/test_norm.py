@@ -112,26 +112,58 @@ def test_narrow_inputs_have_wide_statistics() -> None:
 
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxbp import BatchNorm, Train
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxbp import BatchNorm, Chain, Dense, Residual, Stack, Tanh, Train
+jax.config.update("jax_enable_x64", True)
 assert jax.device_count() == 4
-layer, x = BatchNorm(), jnp.arange(96, dtype="float32").reshape(8, 3, 4) ** 1.3
-params = layer.init(jax.random.key(0), x)
+draw = np.random.default_rng(0).standard_normal
+x, dy = 3 * draw((8, 3, 5)) + 1, draw((8, 3, 4))
+x[4:] *= 5  # the shares of the devices do not look alike
 
-@jax.jit
-def passes(params, x):
-    y, saved = layer.forward(params, x, Train())
-    return y, layer.backward(params, saved, jnp.sin(x)), layer.update_statistics(params, saved)
+def make(axis_name):
+    norm = BatchNorm(axis_name=axis_name)
+    return Chain(norm, Dense(4), Stack(Residual(Chain(norm, Tanh(), Dense(4))), 2))
 
-rows = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
-one, four = passes(params, x), passes(params, jax.device_put(x, rows))
-assert len(four[0].sharding.device_set) == 4
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, four)
-print("same")
+def passes(net, add=lambda tree: tree):
+    def run(params, x, dy):
+        y, saved = net.forward(params, x, Train())
+        grads, dx = net.backward(params, saved, dy)
+        return y, dx, add(grads), net.update_statistics(params, saved)
+    return run
+
+net = make(None)
+params = jax.tree.map(lambda p: p + 0.3 * draw(p.shape), net.init(jax.random.key(0), x))
+expected = jax.jit(passes(net))(params, x, dy)
+autodiff = jax.jit(lambda p, v, d: jax.vjp(lambda *a: net.forward(*a, Train())[0], p, v)[1](d))
+dparams, dx = autodiff(params, x, dy)
+
+def same(got, wanted):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, wanted)
+
+same(expected[1:3], (dx, dparams))
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+shares = [jax.device_put(a, NamedSharding(mesh, P("batch"))) for a in (x, dy)]
+sharded = jax.jit(passes(net))(params, *shares)
+assert len(sharded[0].sharding.device_set) == 4 and not sharded[0].is_fully_replicated
+same(sharded, expected)
+print("jit", end=" ")
+
+split, whole = P("batch"), P()
+run = passes(make("batch"), lambda grads: jax.lax.psum(grads, "batch"))
+mapped = jax.shard_map(
+    run, mesh=mesh, in_specs=(whole, split, split), out_specs=(split, split, whole, whole)
+)
+same(jax.jit(mapped)(params, x, dy), expected)
+print("shard_map", end=" ")
+names = jax.jit(jax.vmap(run, (None, 0, 0), (0, 0, None, None), axis_name="batch"))
+y, dx, grads, moved = names(params, x.reshape(4, 2, 3, 5), dy.reshape(4, 2, 3, 4))
+same((y.reshape(dy.shape), dx.reshape(x.shape), grads, moved), expected)
+print("vmap")
 """
 
 
 def test_on_four_devices_the_statistics_are_those_of_the_whole_batch() -> None:
+    """Outputs, both errors and the running statistics, however the batch is spread over devices."""
     flags = "--xla_force_host_platform_device_count=4"
     run = subprocess.run(
         [sys.executable, "-c", SHARDED],
@@ -140,7 +172,7 @@ def test_on_four_devices_the_statistics_are_those_of_the_whole_batch() -> None:
         text=True,
         check=False,
     )
-    assert run.stdout.strip() == "same", run.stderr
+    assert run.stdout.strip() == "jit shard_map vmap", run.stderr
 
 
 def test_per_example_gradients_of_layer_and_group_norm() -> None:

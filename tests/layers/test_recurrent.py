@@ -100,6 +100,27 @@ def test_segments_add_up_to_the_whole_sequence_if_the_state_error_is_handed_back
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_a_state_that_is_carried_on_stops_the_error_as_stop_gradient_does(cell) -> None:
+    """Truncated backpropagation through time: each segment starts where the last one ended."""
+    layer, params = cell(H, return_state=True), params_for(cell)
+
+    def segments(p, stop):
+        state, total = state_for(cell), 0.0
+        for t in range(0, T, 2):
+            y, state = layer(p, {"x": X[:, t : t + 2], "state": stop(state)})
+            total += jnp.vdot(DY[:, t : t + 2], y)
+        return total
+
+    state, found = state_for(cell), []
+    for t in range(0, T, 2):
+        (_, state), saved = layer.forward(params, {"x": X[:, t : t + 2], "state": state})
+        zero = jax.tree.map(jnp.zeros_like, state)
+        found.append(layer.backward(params, saved, (DY[:, t : t + 2], zero))[0])
+    expected = jax.jit(jax.grad(lambda p: segments(p, jax.lax.stop_gradient)))(params)
+    jax.tree.map(lambda a, b, c: close(a + b, c), *found, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_step_by_step_is_the_whole_sequence(cell) -> None:
     layer, params = cell(H), params_for(cell)
     cache, ys = layer.start(params, B, T, "float64"), []

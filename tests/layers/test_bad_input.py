@@ -1,0 +1,77 @@
+"""What people get wrong that fits no family: types, parameters of another network, modes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxbp import (
+    ELU,
+    LSTM,
+    Add,
+    Attention,
+    BatchNorm,
+    Branch,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    GroupNorm,
+    Head,
+    InputError,
+    LayerNorm,
+    MaxPool,
+    PositionEmbedding,
+    Precision,
+    Stack,
+)
+
+KEY = jax.random.key(0)
+X = jnp.ones((2, 3, 4), "float32")
+IDS = jnp.ones((2, 3), int)
+BOTH = LSTM(2, return_state=True), LSTM(2, reverse=True, return_state=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Attention(2.0), "heads must be a positive integer, got 2.0"),
+        (lambda: Attention(2, window=1.5), "window must be a positive integer, got 1.5"),
+        (lambda: Attention(2, dropout="half"), r"dropout must be in \[0, 1\), got 'half'"),
+        (lambda: Conv(4, 3.0), "1 to 3 sizes, got 3.0"),
+        (lambda: Conv(4, 3, stride=2.0), "stride: expected an integer"),
+        (lambda: MaxPool(2.0), "a window of one size, or one an axis, got 2.0"),
+        (lambda: Dropout("half"), r"rate must be in \[0, 1\), got 'half'"),
+        (lambda: LayerNorm("small"), "epsilon must be positive, got 'small'"),
+        (lambda: BatchNorm("slow"), r"momentum must be in \[0, 1\], got 'slow'"),
+        (lambda: ELU("one"), "alpha must be positive, got 'one'"),
+        (lambda: Precision("float33"), "params must be a floating dtype, got 'float33'"),
+        (lambda: Precision(compute="int32"), "compute must be a floating dtype, got 'int32'"),
+        (lambda: Dense(3)((), X), "expected params w, b, got 'tuple'"),
+        (lambda: Dense(3)({"w": jnp.ones((4, 3))}, X), "expected params w, b, got w"),
+        (lambda: Conv(3, (3,))({"kernel": X}, X), "expected params w, b, got kernel"),
+        (lambda: GroupNorm(2)({"scale": X[0, 0]}, X), "expected params scale, offset, got scale"),
+        (lambda: BatchNorm()(LayerNorm().init(KEY, X), X), "mean, var, got scale, offset"),
+        (lambda: Embedding(4, 2)({}, IDS), "expected params w, got none"),
+        (lambda: Head(4)({}, X), "expected params w, got none"),
+        (lambda: PositionEmbedding("learned", 3)((), X), "expected params p, got 'tuple'"),
+        (lambda: LSTM(2)(Dense(2).init(KEY, X), X), "expected params w_x, w_h, b, got"),
+        (lambda: Attention(2)(Dense(2).init(KEY, X), X), "w_q, w_k, w_v, w_o, got"),
+        (lambda: Stack(Dense(4), 4)(Stack(Dense(4), 3).init(KEY, X), X), "leading axis of 4, got 3"),
+        (lambda: Branch(*BOTH, merge="concat").init(KEY, X), "'concat' needs arrays, got tuple"),
+        (lambda: Branch(*BOTH, merge="product").init(KEY, X), "'product' needs arrays, got tuple"),
+        (lambda: Concat()((), ((X, X), X)), "expected a tuple of arrays, got tuple"),
+        (lambda: Add()((), (X, 3)), "expected a tuple of arrays, got .*, int"),
+        (lambda: Embedding(4, 2).init(KEY, [1, 2]), "an array of ids of an integer dtype, got list"),
+        (lambda: Attention(2).init(KEY, {"x": X, "mask": [True]}), "boolean mask .* got list"),
+        (lambda: Attention(2).init(KEY, (X, X, X)), r"a pair \(x, memory\), got 3"),
+        (lambda: LSTM(2).init(KEY, {"x": X, "mask": [True]}), "boolean mask .* got list"),
+        (lambda: Dropout(0.5).forward((), X, True), r"expected Train\(key\) or Eval\(\), got True"),
+        (lambda: BatchNorm().forward(BatchNorm().init(KEY, X), X, "train"), "got 'train'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_one_line(make, says) -> None:
+    with pytest.raises(InputError, match=says) as error:
+        make()
+    assert "\n" not in str(error.value)
