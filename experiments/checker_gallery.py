@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbp
-from jaxbp.check.correct import cases
-from jaxbp.check.gallery import exhibits
+from experiments.gallery.correct import cases
+from experiments.gallery.exhibits import exhibits
 
 Tester = Callable[[Callable[..., Any], tuple[Any, ...], Callable[..., Any]], None]
 

@@ -57,13 +57,13 @@ def difference(a: list[np.ndarray], b: list[np.ndarray]) -> tuple[int, float]:
 
 def _limit(check: Check, i: int) -> float:
     eps = noise.epsilon(check.target.leaves[i].dtype)
-    floor = check.floor[i] if np.isfinite(check.floor[i]) else 1.0
+    floor = check.verdicts.floor[i] if np.isfinite(check.verdicts.floor[i]) else 1.0
     return min(max(100 * floor, 1000 * eps), 0.5)
 
 
 def _run(check: Check, fn: Callable[..., Any], point: int = 0) -> list[np.ndarray]:
     check.report.evaluations += 1
-    leaves, dy = check._leaves(check.points[point]), check._dy(check.points[point])
+    leaves, dy = check.leaves(check.points[point]), check.dy(check.points[point])
     return [np.asarray(g, np.float64) for g in fn(leaves, dy)]
 
 
@@ -153,7 +153,7 @@ def _jit(check: Check) -> list[Finding]:
     try:
         compiled = _run(check, check.rule.jitted)
     except Exception as error:
-        return _refused(check, "jit", error, jax.jit(check.target.plain), check._leaves(check.points[0]))
+        return _refused(check, "jit", error, jax.jit(check.target.plain), check.leaves(check.points[0]))
     i, error = difference(compiled, check.eager)
     if not error > _limit(check, i):
         return []
@@ -197,7 +197,7 @@ def _vmap(check: Check) -> list[Finding]:
 
 def _pair_of_points(check: Check) -> Any:
     points = [check.points[0], check.points[min(2, len(check.points) - 1)]]
-    return [(check._leaves(p), check._dy(p)) for p in points]
+    return [(check.leaves(p), check.dy(p)) for p in points]
 
 
 def _refused(check: Check, way: str, error: Exception, plain: Any, values: Any) -> list[Finding]:
@@ -230,7 +230,7 @@ def _linear(check: Check) -> list[Finding]:
         else:
             own = [jnp.asarray(m, d.dtype) for m, d in zip(mixed, check.points[0].dy, strict=True)]
             third = [
-                np.asarray(g, np.float64) for g in check.rule.flat(check._leaves(check.points[0]), own)
+                np.asarray(g, np.float64) for g in check.rule.flat(check.leaves(check.points[0]), own)
             ]
     except (RuleError, Exception):
         return []
@@ -245,7 +245,7 @@ def _nonlinear(check: Check, a: list, b: list, mixed: list) -> list[Finding]:
         scale = max(map(noise.scale_of, (a[i], b[i], mixed[i]))) or 1.0
         limit = 1e-6 if check.exact is not None else 3 * _limit(check, i)
         gap = noise.scale_of(2 * a[i] - 0.5 * b[i] - mixed[i]) / scale
-        if not gap > limit or not check._is_wrong(i):
+        if not gap > limit or not check.verdicts.is_wrong(i):
             continue
         constant = noise.scale_of(a[i] - b[i]) <= limit * scale
         detail = (

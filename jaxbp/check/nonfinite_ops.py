@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.core import Tracer
 
-from jaxbp.check.program import Editor, Op, is_float, read
+from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.program import read
 
 if TYPE_CHECKING:
     from jaxbp.check.verify import Check
@@ -58,7 +59,7 @@ def first(check: Check) -> str:
         if q == 0 or not all(np.all(np.isfinite(g)) for g in check.got[q]):
             point = check.points[q]
             count = len(check.target.leaves)
-            values = [*check._leaves(point), *check._dy(point)]
+            values = [*check.leaves(point), *check.dy(point)]
             try:
                 words = first_operation(lambda *v, n=count: check.rule.flat(v[:n], v[n:]), values)
             except Exception:

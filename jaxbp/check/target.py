@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import program
+from jaxbp.check.operations import is_float
 from jaxbp.layer import InputError, Layer, PyTree, shape_text
 from jaxbp.losses import Loss
 
@@ -107,7 +107,7 @@ class Target:
 def _differentiable(leaf: Any) -> bool:
     if isinstance(leaf, float) and not isinstance(leaf, np.floating):
         return True
-    return program.is_float(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct)
+    return is_float(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _as_tuple(raw: Any, args: tuple[Any, ...]) -> Any:

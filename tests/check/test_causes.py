@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import gallery
+from experiments.gallery import exhibits as gallery
 
 EXHIBITS = {exhibit.name: exhibit for exhibit in gallery.exhibits()}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import correct
+from experiments.gallery import correct
 
 NARROW = ("dense", "layer norm", "softmax")
 NAMES = [n for n in correct.cases() if " in " not in n or "float32" in n or n.startswith(NARROW)]

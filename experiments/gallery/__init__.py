@@ -1,0 +1,1 @@
+"""Gradients written by hand, right and wrong: what the checker is measured on."""

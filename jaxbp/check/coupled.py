@@ -1,0 +1,151 @@
+"""Derivatives that forget how entries are coupled, and masks, maxima and orders of axes that they ignore.
+
+A softmax or a norm divides by a sum over all entries. Who differentiates it "elementwise" follows every
+entry to its own output only, and drops the off-diagonal of the Jacobian.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import again
+from jaxbp.check.operations import Constant, Op, widen
+from jaxbp.check.sites import Sites, is_elementwise
+
+LONGEST = 8
+MOST_AXES = 4
+
+
+def masks_and_orders(sites: Sites) -> list[Instead]:
+    """Masks left out, maxima whose error goes everywhere, axes filled in another order."""
+    found: list[Instead] = []
+    for op in sites.ops():
+        if op.primitive.name in ("reshape", "transpose") and sites.is_live(op, 0):
+            found += _refilled(op)
+        if op.primitive.name == "select_n":
+            for k in range(1, len(op.inputs)):
+                if sites.is_live(op, k) and op.in_avals[k].shape == op.out_avals[0].shape:
+                    words = "left out of the backward pass"
+                    found.append(Instead(op, k, lambda x, y, env, given, k=k: x[k], "mask", words))
+        if op.primitive.name in ("reduce_max", "reduce_min") and sites.is_live(op, 0):
+            found += _reductions(op)
+    return found
+
+
+def _reductions(op: Op) -> Iterator[Instead]:
+    axes = tuple(op.params["axes"])
+    for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
+        make = lambda x, y, env, given, f=combine: f(x[0], axis=axes)  # noqa: E731
+        yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _refilled(op: Op) -> Iterator[Instead]:
+    """The error reshaped where it has to be transposed, or transposed before it is reshaped."""
+    shape = op.out_avals[0].shape
+    if op.primitive.name == "transpose":
+        make = lambda x, y, env, given: jnp.reshape(x[0], shape)  # noqa: E731
+        yield Instead(op, 0, make, "transpose", "reshaped where it has to be transposed")
+        return
+    long = [a for a, n in enumerate(shape) if n > 1]
+    if not 1 < len(long) <= MOST_AXES:
+        return
+    for order in itertools.permutations(long):
+        axes = list(range(len(shape)))
+        for a, b in zip(long, order, strict=True):
+            axes[a] = b
+        if axes != sorted(axes):
+            words = f"filled with its axes in the order {axes}"
+            yield Instead(op, 0, _in_order(shape, axes), "transpose", words)
+
+
+def _in_order(shape: tuple[int, ...], axes: list[int]) -> Any:
+    back = [axes.index(a) for a in range(len(axes))]
+    moved = [shape[a] for a in axes]
+    return lambda x, y, env, given: jnp.transpose(jnp.reshape(x[0], moved), back)
+
+
+def own_entries(sites: Sites) -> list[Instead]:
+    """Sums that reach every entry (softmax, norms), followed from each output's own entry only."""
+    found = []
+    for scope in sites.scopes:
+        sums = {
+            op.outputs[0]: op
+            for op in scope.ops
+            if op.primitive.name in ("reduce_sum", "reduce_prod") and sites.is_live(op, 0)
+        }
+        for op in scope.ops:
+            for k, v in enumerate(op.inputs):
+                if not sites.is_live(op, k) or not is_elementwise(op):
+                    continue
+                chain, start = _back_to(sites, v, sums)
+                if start is not None and sums[start].in_avals[0].shape == op.out_avals[0].shape:
+                    found.append(_own_entry(op, k, sums[start], chain))
+    return found
+
+
+def _back_to(sites: Sites, v: Any, sums: dict[int, Op]) -> tuple[list[Op], int | None]:
+    """The chain of one-operand steps from a sum to the value `v`."""
+    chain: list[Op] = []
+    while isinstance(v, int) and v not in sums:
+        op = sites.producer.get(v)
+        if op is None or len(chain) > LONGEST:
+            return [], None
+        live = {u for k, u in enumerate(op.inputs) if sites.is_live(op, k)}
+        if len(live) != 1 or not (
+            is_elementwise(op) or op.primitive.name in ("broadcast_in_dim", "reshape")
+        ):
+            return [], None
+        chain.append(op)
+        v = live.pop()
+    return chain[::-1], v if isinstance(v, int) else None
+
+
+def _own_entry(op: Op, k: int, total: Op, chain: list[Op]) -> Instead:
+    """The operation, with the sum behind operand `k` depending, at every entry, on that entry alone."""
+    still = jax.lax.stop_gradient
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        entries = env[total.inputs[0]]
+        axes = tuple(total.params["axes"])
+        summed = jnp.broadcast_to(jnp.expand_dims(still(env[total.outputs[0]]), axes), entries.shape)
+        own = still(summed) + entries - still(entries)
+        if total.primitive.name == "reduce_prod":
+            own = still(summed) + still(summed / entries) * (entries - still(entries))
+        live = {total.outputs[0]: own}
+        for step in chain:
+            live[step.outputs[0]] = _step(step, live, env, own)
+        operands = [still(x) for x in inputs]
+        operands[k] = live[op.inputs[k]]
+        return again(op, [_spread_out(x, own) for x in operands])
+
+    return Instead(op, k, make, "missing-path", "from each output's own entry alone")
+
+
+def _step(step: Op, live: dict[int, Any], env: dict, own: Any) -> Any:
+    if not is_elementwise(step):
+        return next(live[v] for v in step.inputs if v in live)
+    operands = [
+        live[v]
+        if v in live
+        else _spread_out(
+            widen(v.value) if isinstance(v, Constant) else jax.lax.stop_gradient(env[v]), own
+        )
+        for v in step.inputs
+    ]
+    return again(step, operands)
+
+
+def _spread_out(x: Any, like: Any) -> Any:
+    """A constant in the shape of the entries: scalars as they are, sums along their lost axes."""
+    x = jnp.asarray(x)
+    if x.shape == like.shape:
+        return x
+    if x.ndim == like.ndim:
+        return jnp.broadcast_to(x, like.shape)
+    return jnp.broadcast_to(x.reshape((*x.shape, *(1,) * (like.ndim - x.ndim))), like.shape)

@@ -1,0 +1,60 @@
+"""The oracle itself, against finite differences along a random direction: nobody is believed unseen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxbp.check import kinks
+from jaxbp.check.oracle import directional, float64, quick_jit
+from jaxbp.check.program import all_ops
+from jaxbp.check.report import Finding
+
+if TYPE_CHECKING:
+    from jaxbp.check.verify import Check
+
+
+def cross_check(check: Check) -> None:
+    """Note, or report as a `forward` fault, where autodiff of the plain function is not its slope."""
+    if check.oracle.method == "differences":
+        check.report.notes.append("autodiff does not reach this function; the truth is from differences")
+        return
+    rng = np.random.default_rng([check.seed, 2])
+    with float64():
+        leaves, dy = (list(map(np.asarray, part)) for part in check.wide[0])
+        v = [_direction(np.asarray(leaf), rng) for leaf in leaves]
+        outputs = quick_jit(check.oracle.outputs)
+        slope, doubt = directional(outputs, leaves, dy, v)
+        steady = [directional(outputs, leaves, dy, v, step)[0] for step in (4e-4, 1e-4)]
+    by_autodiff = sum(float(np.vdot(t, a)) for t, a in zip(check.truth[0], v, strict=True))
+    size = sum(float(np.sum(np.abs(t * a))) for t, a in zip(check.truth[0], v, strict=True)) + 1e-300
+    differs = min(abs(float(s) - by_autodiff) for s in (slope, *steady))
+    if differs > max(1e-4 * size, 10 * float(doubt)):
+        _disagree(check, by_autodiff, float(slope))
+
+
+def _disagree(check: Check, by_autodiff: float, by_differences: float) -> None:
+    names = {op.primitive.name for op in all_ops(check.oracle.program.scope)}
+    reason = (
+        "it stops a gradient on purpose"
+        if "stop_gradient" in names
+        else "it jumps or has a kink here"
+        if names & kinks.KINKED
+        else "a derivative rule inside it is wrong"
+    )
+    check.report.notes.append(
+        f"autodiff of the plain function says {by_autodiff:.6g} along a random direction, finite "
+        f"differences say {by_differences:.6g}: {reason}"
+    )
+    if reason.startswith("a derivative rule"):
+        detail = (
+            "the oracle is not to be trusted: autodiff of the plain function disagrees with finite "
+            f"differences of it ({by_autodiff:.6g} and {by_differences:.6g} along one direction)"
+        )
+        check.report.findings.append(Finding("", "forward", detail))
+
+
+def _direction(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    scale = np.maximum(np.abs(leaf), 0.1 * (np.mean(np.abs(leaf)) if leaf.size else 0) + 1e-3)
+    return np.asarray(scale * rng.standard_normal(leaf.shape))

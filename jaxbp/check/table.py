@@ -1,0 +1,287 @@
+"""What every edit of a program does to the gradient, in one table: a row an edit, a column an entry.
+
+Rows are differences from the true gradient, each leaf at each point in its own unit, so that an edit
+explains a wrong gradient where its row is the difference of the claimed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbp.check import coupled, patterns, products, recompute, stretches
+from jaxbp.check.edits import Edge, Edited
+from jaxbp.check.oracle import float64
+from jaxbp.check.record import record
+from jaxbp.check.sites import Sites
+
+if TYPE_CHECKING:
+    from jaxbp.check.case import Case
+
+ENTRIES = 3000  # looked at per leaf and point, chosen at random where there are more
+FEW, MOST_POINTS = 12, 7
+KINDS = ("edges", "coupled", "guesses", "rows", "bypasses")
+
+
+@dataclass(eq=False)
+class Table:
+    """`effects[n]` is what `choices[n]` does at `points`; `columns[i]` are the entries of leaf `i`.
+
+    `rows(edits)` gives weights and given values for some choices at a point.
+    """
+
+    sites: Sites
+    edited: Edited
+    choices: list[Any]
+    rows: Callable[[Sequence[int], int], tuple[np.ndarray, np.ndarray]]
+    points: list[int]
+    effects: np.ndarray
+    columns: dict[int, np.ndarray]
+    starts: list[int]
+
+
+def points(case: Case) -> list[int]:
+    """The given point and those at which the claimed gradient is worst: two, or more for small leaves."""
+    errors = [
+        max((gap(case.got[i][q], case.true[i][q]) for i in case.wrong), default=0.0)
+        for q in range(len(case.points))
+    ]
+    finite = [q for q in range(len(errors)) if np.isfinite(errors[q])]
+    rest = sorted((q for q in finite if q), key=lambda q: -errors[q])
+    entries = sum(case.true[i][0].size for i in case.wrong)
+    return [q for q in (0, *rest) if q in finite][: 3 if entries >= FEW else MOST_POINTS]
+
+
+def gap(got: np.ndarray, true: np.ndarray) -> float:
+    """The relative difference; infinite where the shapes or a value do not allow one."""
+    if got.shape != true.shape or not np.all(np.isfinite(got)):
+        return np.inf
+    return float(np.max(np.abs(got - true), initial=0.0)) / (
+        float(np.max(np.abs(true), initial=0.0)) or 1.0
+    )
+
+
+def usable(case: Case) -> list[int]:
+    """The leaves whose claims can be compared."""
+    return [
+        i
+        for i in range(len(case.paths))
+        if all(g.shape == t.shape for g, t in zip(case.got[i], case.true[i], strict=True))
+        and all(np.all(np.isfinite(case.got[i][q])) for q in points(case))
+    ]
+
+
+def difference(case: Case, at: Sequence[int], values: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """`values[point][leaf]` minus the truth, in one row."""
+    parts = []
+    for q, leaves in zip(at, values, strict=True):
+        for i in usable(case):
+            true = case.true[i][q]
+            scale = float(np.max(np.abs(true), initial=0.0)) or max(patterns.size(case.true[i])) or 1.0
+            parts.append(_some((leaves[i] - true).reshape(-1) / scale))
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _some(flat: np.ndarray) -> np.ndarray:
+    if flat.size <= ENTRIES:
+        return flat
+    return flat[np.random.default_rng(flat.size).choice(flat.size, ENTRIES, replace=False)]
+
+
+def columns(case: Case, at: Sequence[int]) -> dict[int, np.ndarray]:
+    """Where each leaf stands in a row."""
+    found: dict[int, list[np.ndarray]] = {}
+    start = 0
+    for _ in at:
+        for i in usable(case):
+            count = min(case.true[i][0].size, ENTRIES)
+            found.setdefault(i, []).append(np.arange(start, start + count))
+            start += count
+    return {i: np.concatenate(parts) for i, parts in found.items()}
+
+
+def claimed(case: Case, at: Sequence[int]) -> np.ndarray:
+    """The row of the gradient at hand."""
+    return difference(case, at, [[g[q] for g in case.got] for q in at])
+
+
+def effects(
+    case: Case,
+    edited: Edited,
+    rows: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    at: Sequence[int],
+) -> np.ndarray:
+    """The rows of edits: `rows(point)` gives their weights, and what is given with each."""
+    runs = []
+    for q in at:
+        thetas, given = rows(q)
+        case.used += len(thetas)
+        with float64():
+            runs.append(edited.run(thetas, *case.points[q], given))
+    count = len(runs[0][0]) if runs else 0
+    made = [difference(case, at, [[leaf[n] for leaf in run] for run in runs]) for n in range(count)]
+    return np.nan_to_num(np.stack(made), nan=1e30, posinf=1e30, neginf=-1e30)
+
+
+# --- the tables ---------------------------------------------------------------------------------------
+
+
+def table(case: Case, kind: str) -> Table | None:
+    """The effects of every edit of a kind, computed once in a case."""
+    if kind not in case.cache:
+        try:
+            case.cache[kind] = _build(case, kind)
+        except Exception as error:  # a diagnosis must not hide the verdict
+            case.cache[kind] = None
+            case.notes.append(f"the search among {kind} failed: {type(error).__name__}: {error}"[:300])
+    return case.cache[kind]
+
+
+def sites_of(case: Case) -> Sites:
+    """The sites of the oracle's program, found once."""
+    if "sites" not in case.cache:
+        case.cache["sites"] = Sites(case.oracle.program)
+    return case.cache["sites"]
+
+
+def recorded(case: Case) -> list[dict[int, np.ndarray]]:
+    """The values at the points of the tables."""
+    if "record" not in case.cache:
+        case.cache["record"] = record(case.oracle.program, [case.points[q][0] for q in points(case)])
+    return case.cache["record"]
+
+
+def _build(case: Case, kind: str) -> Table | None:
+    at = points(case)
+    if case.oracle.method != "reverse" or not at or not usable(case):
+        return None
+    sites = sites_of(case)
+    if kind == "guesses":
+        return _guesses(case, sites, at)
+    if kind == "edges":
+        return _weighted(case, sites, at, sites.edges())
+    if kind == "rows":
+        return _weighted(case, sites, at, sites.rows())
+    if kind == "coupled":
+        others = [*coupled.own_entries(sites), *coupled.masks_and_orders(sites)]
+        edited = Edited(case.oracle, others=others)
+        return _switched(case, sites, at, others, edited)
+    changes = recompute.bypasses(sites)
+    return _switched(case, sites, at[:1], changes, Edited(case.oracle, changes=changes))
+
+
+def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list[Any]:
+    """As many as the budget allows, the most downstream first where it does not allow all."""
+    room = max(0, (case.budget - case.used) // max(each, 1))
+    sizes = np.cumsum([getattr(c, "size", 1) for c in choices])
+    allowed = int(np.searchsorted(sizes, room, side="right"))
+    if allowed >= len(choices):
+        return choices
+    case.cut_short = True
+    return sorted(choices, key=lambda c: -sites.rank[id(c.op)])[:allowed]
+
+
+def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge]) -> Table | None:
+    edges = _affordable(case, sites, edges, len(at))
+    if not edges:
+        return None
+    edited = Edited(case.oracle, edges)
+
+    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        thetas[np.arange(len(some)), list(some)] = 0.0
+        return thetas, np.zeros((len(some), 0))
+
+    made = effects(case, edited, lambda q: rows(range(edited.size), q), at)
+    starts = [int(s) for s in edited.starts[:-1]]
+    return Table(sites, edited, edges, rows, at, made, columns(case, at), starts)
+
+
+def _switched(
+    case: Case, sites: Sites, at: list[int], choices: list[Any], edited: Edited
+) -> Table | None:
+    choices = _affordable(case, sites, choices, len(at))
+    if not choices:
+        return None
+
+    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        thetas[np.arange(len(some)), list(some)] = 1.0
+        return thetas, np.zeros((len(some), edited.room))
+
+    order = [n for n, c in enumerate([*edited.others, *edited.changes]) if c in choices]
+    kept = [[*edited.others, *edited.changes][n] for n in order]
+    made = effects(case, edited, lambda q: rows(order, q), at)
+    return Table(
+        sites,
+        edited,
+        kept,
+        lambda some, q: rows([order[n] for n in some], q),
+        at,
+        made,
+        columns(case, at),
+        list(range(len(kept))),
+    )
+
+
+def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
+    """Guesses are looked at at one point; those that fit there are then tried at the others."""
+    known = recorded(case)
+    if not known[0]:
+        return None
+    found = stretches.find(sites, known[0])
+    slopes = stretches.slopes(found, known)
+    made = [*stretches.guesses(sites, found, known[0]), *products.guesses(sites, known[0])]
+    made = _worthwhile(made, known[0], slopes[0])
+    made = _affordable(case, sites, made, 1)
+    if not made:
+        return None
+    slots = list({id(g.slot): g.slot for g in made}.values())
+    edited = Edited(case.oracle, others=slots)
+    number = {id(slot): n for n, slot in enumerate(slots)}
+
+    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        given = np.zeros((len(some), edited.room))
+        for row, n in enumerate(some):
+            thetas[row, number[id(made[n].slot)]] = 1.0
+            values = _finite(made[n], known[at.index(q)], slopes[at.index(q)])
+            given[row, : values.size] = values.reshape(-1)
+        return thetas, given
+
+    first = at[:1]
+    block = max(1, 8_000_000 // max(edited.room, 1))
+    parts = [
+        effects(case, edited, lambda q, s=s: rows(range(s, min(s + block, len(made))), q), first)
+        for s in range(0, len(made), block)
+    ]
+    return Table(
+        sites,
+        edited,
+        made,
+        rows,
+        first,
+        np.concatenate(parts),
+        columns(case, first),
+        list(range(len(made))),
+    )
+
+
+def _finite(guess: stretches.Guess, known: Any, slopes: Any) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(np.asarray(guess.values(known, slopes)), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _worthwhile(guesses: list[Any], known: Any, slopes: Any) -> list[Any]:
+    """One guess, the first, of those with the same values in the same slot."""
+    seen: set[tuple[int, bytes]] = set()
+    kept = []
+    for guess in guesses:
+        key = (id(guess.slot), np.round(_finite(guess, known, slopes), 12).tobytes())
+        if key not in seen:
+            seen.add(key)
+            kept.append(guess)
+    return kept
