@@ -107,6 +107,8 @@ def alternatives() -> Iterator[tuple[str, str, Callable[[np.ndarray, np.ndarray]
     for name, fn in SLOPES.items():
         yield f"of {name}", "wrong-activation", lambda a, h, fn=fn: fn(a)
     for formula, fn in IN_THE_OUTPUT.items():
+        if formula == "h":
+            continue
         words = f"by the formula {formula}, which is meant for the output, at the input"
         yield words, "wrong-point", lambda a, h, fn=fn: fn(a)
     for formula, fn in IN_THE_OUTPUT.items():

@@ -42,10 +42,11 @@ def by_cotangent(case: Case, i: int) -> Finding | None:
                 if found:
                     return found
         leading = tuple(range(d.ndim - 1))
-        if len(leading) > 1 and 1 < math.prod(d.shape[:-1]) <= LONGEST:
-            found = _rows(case, i, k, leading)
-            if found:
-                return found
+        for axes in dict.fromkeys((leading, *itertools.combinations(range(d.ndim), 2))):
+            if len(axes) > 1 and 1 < math.prod(d.shape[a] for a in axes) <= LONGEST:
+                found = _rows(case, i, k, axes)
+                if found:
+                    return found
         found = _turned(case, i, k, d)
         if found:
             return found

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
-from jaxbp.check.evaluate import again
-from jaxbp.check.operations import Constant, Op, widen
+from jaxbp.check.evaluate import again, run, scan_counts
+from jaxbp.check.operations import Constant, Editor, Op, is_float, widen
 from jaxbp.check.sites import Sites, is_elementwise
 
 LONGEST = 8
@@ -28,11 +28,19 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
     for op in sites.ops():
         if op.primitive.name in ("reshape", "transpose") and sites.is_live(op, 0):
             found += _refilled(op)
+        if op.kind == "scan" and any(o in sites.live for o in op.outputs):
+            words = "run from the first turn to the last, where the error comes back from the last"
+            found.append(Instead(op, -1, _wrong_way(op), "flip", words, whole=True))
         if op.primitive.name == "select_n":
             for k in range(1, len(op.inputs)):
                 if sites.is_live(op, k) and op.in_avals[k].shape == op.out_avals[0].shape:
                     words = "left out of the backward pass"
                     found.append(Instead(op, k, lambda x, y, env, given, k=k: x[k], "mask", words))
+        if op.primitive.name in ("max", "min") and all(sites.is_live(op, k) for k in (0, 1)):
+            words = "not asked: the error goes to both operands"
+            found.append(Instead(op, -1, lambda x, y, env, given: x[0] + x[1], "mask", words))
+        if op.primitive.name in ("dot_general", "conv_general_dilated"):
+            found += _turned_error(sites, op)
         if op.primitive.name in ("reduce_max", "reduce_min") and sites.is_live(op, 0):
             found += _reductions(op)
     return found
@@ -45,6 +53,24 @@ def _reductions(op: Op) -> Iterator[Instead]:
         yield Instead(op, 0, make, "wrong-activation", words)
 
 
+def _turned_error(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A product whose error is transposed (or not, where it has to be) on the way to one factor."""
+    shape = op.out_avals[0].shape
+    for a, b in itertools.combinations(range(len(shape)), 2):
+        for k in (0, 1):
+            if shape[a] == shape[b] > 1 and sites.is_live(op, k):
+                words = f"with its axes {a} and {b} exchanged"
+                yield Instead(op, k, _exchanged(op, k, a, b), "transpose", words)
+
+
+def _exchanged(op: Op, k: int, a: int, b: int) -> Any:
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [x if n == k else jax.lax.stop_gradient(x) for n, x in enumerate(inputs)]
+        return jnp.swapaxes(again(op, operands), a, b)
+
+    return make
+
+
 def _refilled(op: Op) -> Iterator[Instead]:
     """The error reshaped where it has to be transposed, or transposed before it is reshaped."""
     shape = op.out_avals[0].shape
@@ -53,9 +79,8 @@ def _refilled(op: Op) -> Iterator[Instead]:
         yield Instead(op, 0, make, "transpose", "reshaped where it has to be transposed")
         return
     long = [a for a, n in enumerate(shape) if n > 1]
-    if not 1 < len(long) <= MOST_AXES:
-        return
-    for order in itertools.permutations(long):
+    orders = itertools.permutations(long) if len(long) <= MOST_AXES else _neighbours(long)
+    for order in orders:
         axes = list(range(len(shape)))
         for a, b in zip(long, order, strict=True):
             axes[a] = b
@@ -64,10 +89,49 @@ def _refilled(op: Op) -> Iterator[Instead]:
             yield Instead(op, 0, _in_order(shape, axes), "transpose", words)
 
 
+def _neighbours(axes: list[int]) -> Iterator[list[int]]:
+    """Orders in which some neighbouring axes are exchanged."""
+    pairs = list(itertools.pairwise(range(len(axes))))[: 2 * MOST_AXES]
+    for count in (1, 2):
+        for some in itertools.combinations(pairs, count):
+            if len({a for pair in some for a in pair}) == 2 * count:
+                order = list(axes)
+                for a, b in some:
+                    order[a], order[b] = order[b], order[a]
+                yield order
+
+
 def _in_order(shape: tuple[int, ...], axes: list[int]) -> Any:
     back = [axes.index(a) for a in range(len(axes))]
     moved = [shape[a] for a in axes]
     return lambda x, y, env, given: jnp.transpose(jnp.reshape(x[0], moved), back)
+
+
+def _wrong_way(op: Op) -> Any:
+    """The loop with its values as they are, and its state handed on in the other direction."""
+    consts, carry = scan_counts(op.params)
+    still = jax.lax.stop_gradient
+    order = {"length": op.params["length"]}
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> list[Any]:
+        inputs = [jnp.asarray(x) for x in inputs]
+        fixed, init, xs = inputs[:consts], inputs[consts : consts + carry], inputs[consts + carry :]
+
+        def forward(state: list[Any], x: list[Any]) -> Any:
+            return run(op.bodies[0], [*fixed, *state, *x], Editor(), True)[:carry], state
+
+        def pinned(state: list[Any], x: Any) -> Any:
+            values = [v + (s - still(s)) if is_float(v) else v for v, s in zip(x[0], state, strict=True)]
+            outs = run(op.bodies[0], [*fixed, *values, *x[1]], Editor(), True)
+            return outs[:carry], outs[carry:]
+
+        _, kept = jax.lax.scan(forward, init, xs, reverse=op.params["reverse"], **order)
+        state, ys = jax.lax.scan(
+            pinned, init, (still(kept), xs), reverse=not op.params["reverse"], **order
+        )
+        return [*state, *ys]
+
+    return make
 
 
 def own_entries(sites: Sites) -> list[Instead]:

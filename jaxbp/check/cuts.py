@@ -18,6 +18,7 @@ from jaxbp.check.edits import Edge
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
 from jaxbp.check.table import KINDS, Table, claimed, columns, effects, points, table, usable
+from jaxbp.check.together import Together
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -64,7 +65,7 @@ def _single(case: Case, found: Table, group: list[int], inside: list[int]) -> Fi
         norm = float(effect @ effect)
         if norm <= limit**2 or not np.max(np.abs(effect)) < 1e29:
             continue
-        amount = float(effect @ claim) / norm if isinstance(found.choices[n], Edge) else 1.0
+        amount = float(effect @ claim) / norm if _is_edge(found.choices[n]) else 1.0
         if np.max(np.abs(claim - amount * effect)) <= limit:
             fits.append((n, amount))
     fits = sorted(fits, key=lambda fit: _preference(found, fit), reverse=True)[:MOST_FITS]
@@ -76,9 +77,13 @@ def _single(case: Case, found: Table, group: list[int], inside: list[int]) -> Fi
 
 def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Finding:
     choice = found.choices[n]
-    if isinstance(choice, Edge):
+    if _is_edge(choice):
         return words.edge(case, found.sites, choice, amount, names)
     return words.instead(case, found.sites, choice, names)
+
+
+def _is_edge(choice: Any) -> bool:
+    return isinstance(choice.parts[0] if isinstance(choice, Together) else choice, Edge)
 
 
 def _preference(found: Table, fit: tuple[int, float]) -> tuple[Any, ...]:
@@ -86,23 +91,21 @@ def _preference(found: Table, fit: tuple[int, float]) -> tuple[Any, ...]:
     n, amount = fit
     choice = found.choices[n]
     rank = found.sites.rank[id(choice.op)]
-    if not isinstance(choice, Edge):
+    if not _is_edge(choice):
         return (-choice.rank, choice.cause in ("factor", "mask"), rank, -n)
-    return (abs(amount - 1) < EXACT, rank, not choice.variable, -n)
+    return (abs(amount - 1) < EXACT, not isinstance(choice, Together), rank, not choice.variable, -n)
 
 
 def _holds(case: Case, found: Table, n: int, amount: float, inside: list[int], limit: float) -> bool:
     """At the points that the table leaves out; and a partial cut in a loop need not act in proportion."""
     choice, every = found.choices[n], points(case)
-    partial = isinstance(choice, Edge) and abs(amount - 1) >= EXACT
-    if found.points == every and not (partial and found.sites.holder[id(choice.op)] is not None):
+    partial = _is_edge(choice) and abs(amount - 1) >= EXACT
+    crooked = found.sites.holder[id(choice.op)] is not None or isinstance(choice, Together)
+    if found.points == every and not (partial and crooked):
         return True
 
     def rows(q: int) -> tuple[np.ndarray, np.ndarray]:
-        thetas, given = found.rows([n] if not partial else [found.starts[n]], q)
-        if partial:
-            thetas[0, found.starts[n]] = 1 - amount
-        return thetas, given
+        return found.rows([found.starts[n]], q, 1 - amount) if partial else found.rows([n], q)
 
     some = np.concatenate([columns(case, every)[i] for i in inside])
     claim = claimed(case, every)[some]
@@ -139,7 +142,8 @@ def _several(case: Case, found: Table, group: list[int], inside: list[int]) -> F
     """Two edges, with weights by least squares: whole ones, or the same for both."""
     made, claim, limit = _select(case, found, inside)
     norms = np.linalg.norm(made, axis=1)
-    keep = [int(a) for a in np.flatnonzero((norms > limit) & (norms < 1e25))]
+    alone = {at for at, c in zip(found.starts, found.choices, strict=True) if isinstance(c, Edge)}
+    keep = [int(a) for a in np.flatnonzero((norms > limit) & (norms < 1e25)) if int(a) in alone]
     keep = _distinct(made, keep, found)[:MOST_EDGES]
     gram, against = made[keep] @ made[keep].T, made[keep] @ claim
     best: tuple[float, Any] = (np.inf, None)

@@ -13,6 +13,7 @@ from jaxbp.check.elsewhere import elsewhere
 from jaxbp.check.local import local
 from jaxbp.check.report import Finding
 from jaxbp.check.table import gap
+from jaxbp.check.where import in_words, partly, wrong_entries
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -42,7 +43,8 @@ def diagnose(case: Case) -> list[Finding]:
         case.notes.append(
             f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations"
         )
-    return list({id(found[i]): found[i] for i in case.wrong}.values())
+    made = list({id(found[i]): found[i] for i in case.wrong}.values())
+    return sorted(made, key=lambda f: f.cause == "unknown")
 
 
 def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None:
@@ -62,6 +64,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
             cuts.explain(case, [i], alone=True)
             or diagonal(case, i)
             or elsewhere(case, i)
+            or partly(case, i)
             or local(case, i)
             or unknown(case, i)
         )
@@ -94,9 +97,17 @@ def unknown(case: Case, i: int) -> Finding:
         label for label, e in zip(case.labels, evidence["errors"], strict=True) if e <= case.tolerance[i]
     ]
     detail = f"{case.paths[i]} is wrong, and no single cause explains it"
+    if got[worst].shape == true[worst].shape and np.all(np.isfinite(got[worst])):
+        place = in_words(wrong_entries(got[worst], true[worst], 10 * case.tolerance[i]))
+        detail += f"; {place}" if place else ""
+    if all(not np.any(t) for t in true):
+        detail += (
+            "; the true gradient is 0 everywhere: if the rule is meant to look straight through the "
+            "function, say what it is the gradient of with reference="
+        )
     if right and len(right) < len(case.labels):
         wrong = [label for label in case.labels if label not in right]
-        detail += f"; it is right {', '.join(right)}, and wrong {', '.join(wrong)}"
+        detail += f"; it is right {' and '.join(right)}, and wrong {' and '.join(wrong)}"
     if got[worst].shape == true[worst].shape and np.any(true[worst]):
         k = float(np.vdot(true[worst], got[worst]) / np.vdot(true[worst], true[worst]))
         norms = np.linalg.norm(true[worst]) * np.linalg.norm(got[worst])

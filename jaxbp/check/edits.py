@@ -21,6 +21,7 @@ import numpy as np
 from jaxbp.check.operations import Editor, Op, Scope, is_float
 from jaxbp.check.oracle import Oracle, quick_jit
 
+ROOM = 200_000
 CHUNK = 16  # edits in one call, always as many, so that one program is compiled
 
 
@@ -74,6 +75,7 @@ class Instead:
     words: str = ""
     rank: int = 0
     shape: tuple[int, ...] | None = None
+    whole: bool = False  # `make` gives every result, and all of them are replaced
 
     @property
     def entries(self) -> int:
@@ -118,24 +120,31 @@ class Weights(Editor):
             results[0] = change.make(operands, results[0], self.theta[at])
         for at, edge in self.edited.at_edges.get(id(op), ()):
             if edge.variable:
-                results[edge.operand] = gate(results[edge.operand], self.theta[at])
+                y = results[edge.operand]
+                results[edge.operand] = gate(y, self._weight(at, edge, y))
         others = self.edited.at_others.get(id(op), ())
         for at, other in others:
             if other.operand < 0:
-                results[0] = gate(results[0], 1 - self.theta[at])
+                count = len(results) if other.whole else 1
+                weight = 1 - self.theta[at]
+                results[:count] = [gate(r, weight) if is_float(r) else r for r in results[:count]]
         for at, other in others:
             inputs = [
                 env.get(v) if isinstance(v, int) else o for v, o in zip(op.inputs, operands, strict=True)
             ]
-            made = other.make(inputs, results, env, self._given(op, other))
-            results[0] = beside(results[0], jnp.broadcast_to(made, results[0].shape), self.theta[at])
+            made = other.make(inputs, results, env, self._given(at, op, other))
+            for n, one in enumerate(made if other.whole else [made]):
+                if is_float(results[n]):
+                    full = jnp.broadcast_to(one, results[n].shape)
+                    results[n] = beside(results[n], full, self.theta[at])
         return results
 
-    def _given(self, op: Op, other: Instead) -> Any:
+    def _given(self, at: int, op: Op, other: Instead) -> Any:
         """What is given, in this turn of the loops around the operation."""
         if other.shape is None:
             return None
-        value = self.given[: other.entries].reshape(other.shape)
+        start = self.edited.offsets[at - self.edited.weights]
+        value = self.given[start : start + other.entries].reshape(other.shape)
         for loop in self.edited.loops[id(op)]:
             value = value[self.turns[id(loop)]]
         return value
@@ -164,7 +173,12 @@ class Edited:
         self.starts = np.cumsum([0, *(e.size for e in self.edges)]).astype(int)
         self.weights = int(self.starts[-1])
         self.size = self.weights + len(self.others) + len(self.changes)
-        self.room = max([0, *(o.entries for o in self.others)])
+        ends = np.cumsum([0, *(o.entries for o in self.others)]).astype(int)
+        self.apart = (
+            int(ends[-1]) <= ROOM
+        )  # each has its own place in what is given, or all have the same
+        self.offsets = ends if self.apart else np.zeros_like(ends)
+        self.room = int(ends[-1]) if self.apart else max([0, *(o.entries for o in self.others)])
         self.loops = loops(oracle.program.scope)
         self.at_edges = _by_op(self.edges, self.starts)
         self.at_others = _by_op(self.others, range(self.weights, self.size))

@@ -30,7 +30,8 @@ POWERS = (
 
 def local(case: Case, i: int) -> Finding | None:
     """`scale`, with the value that is left out or put in; or `wrong-activation`, where there is none."""
-    if len(case.points) < 2 or case.true[i][0].size < 2 or not _same_leaves(case):
+    several = 2 <= case.true[i][0].size <= sum(np.size(d) for d in case.points[0][1])
+    if len(case.points) < 2 or not several or not _same_leaves(case):
         return None
     ratios = [_ratio(case.got[i][q], case.true[i][q]) for q in range(len(case.points))]
     if any(r is None for r in ratios) or not _alike(ratios[0], ratios[1], case.tolerance[i]):

@@ -130,8 +130,15 @@ class Oracle:
     """
 
     def __init__(self, target: Target, optimise: bool = False):
-        with float64():
-            self.program = traced(target.plain, target.leaves)
+        try:
+            with float64():
+                self.program = traced(target.plain, target.leaves)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(
+                f"{target.name}: JAX cannot trace this function, so there is nothing to compare with: "
+                f"{type(error).__name__}: {first}"
+            ) from error
         self.method = "reverse"
         self.compiled = (jax.jit if optimise else quick_jit)(self.gradient)
 

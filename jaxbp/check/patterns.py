@@ -133,7 +133,10 @@ def turned(case: Case, i: int) -> Finding | None:
         ks = factors(case.got[i], made, case.tolerance[i])
         if ks and cause != "missing-rows":
             return Finding(
-                path, cause, f"{path} {words}, and is {ks[0]:.4g} times too large", {"turn": words}
+                path,
+                cause,
+                f"{path} {words}, and is {ks[0]:.4g} times what it should be",
+                {"turn": words},
             )
     return None
 
@@ -165,6 +168,30 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                     f"was filled with axes {a} and {b} exchanged (a reshape where a transpose belongs)"
                 )
                 yield "transpose", words, lambda t, a=a, b=b: np.swapaxes(t, a, b).reshape(t.shape)
+                yield "transpose", words, lambda t, a=a, b=b: _refilled(t, a, b)
+    for axis in range(rank):
+        for count in (2, 3, 4):
+            if shape[axis] % count == 0 and shape[axis] // count > 1:
+                yield from _blocks(axis, count)
+
+
+def _refilled(t: np.ndarray, a: int, b: int) -> np.ndarray:
+    moved = list(t.shape)
+    moved[a], moved[b] = moved[b], moved[a]
+    return np.swapaxes(t.reshape(moved), a, b)
+
+
+def _blocks(axis: int, count: int) -> Iterator[tuple[str, str, Any]]:
+    """Two of the equal blocks of an axis (halves, gates) in each other's place."""
+    for m, n in itertools.combinations(range(count), 2):
+        order = list(range(count))
+        order[m], order[n] = n, m
+        words = f"has blocks {m} and {n} of the {count} along axis {axis} in each other's place"
+        yield (
+            "swapped",
+            words,
+            lambda t, o=order: np.concatenate([np.split(t, count, axis)[k] for k in o], axis),
+        )
 
 
 def sliced(case: Case, i: int) -> Finding | None:

@@ -94,6 +94,15 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     slot = Instead(op, k, make, shape=(*lengths, *shape))
     for words, cause, turn in _turns(op, other, shape):
         yield Guess(slot, cause, words, lambda env, s, t=turn: _along(t, factor(env), depth))
+    for axis in range(depth):
+        for step, words, cause in (
+            (0, "the other factor in the reverse order of the turns", "flip"),
+            (1, "the other factor of the turn before", "missing-rows"),
+            (-1, "the other factor of the turn after", "missing-rows"),
+        ):
+            turn = (lambda v, a=axis: np.flip(v, a)) if not step else None
+            turn = turn or (lambda v, s=step, a=axis: shift(v, s, a))
+            yield Guess(slot, cause, words, lambda env, s, t=turn: t(factor(env)))
     square = np.square
     yield Guess(slot, "scale", "the square of the other factor", lambda env, s: square(factor(env)))
     if shape:

@@ -130,6 +130,8 @@ class Sites:
         """Weights along an axis: rows that go into a sum, and the turns of a loop."""
         found = []
         for op in self.ops():
+            if op.primitive.name in ("gather", "broadcast_in_dim") and self.is_live(op, 0):
+                found += _spread(op)
             if op.primitive.name in ("reduce_sum", "dot_general"):
                 for k in range(len(op.inputs)):
                     if self.is_live(op, k):
@@ -161,6 +163,17 @@ class Sites:
             return "an argument"
         text = f", `{op.place.text}`" if op.place.text else ""
         return f"the result of `{op.name}` at {op.place}{text}"
+
+
+def _spread(op: Op) -> list[Edge]:
+    """The axes along which a value is broadcast or looked up more than once."""
+    shape, kept = op.out_avals[0].shape, op.params.get("broadcast_dimensions", ())
+    grown = [
+        a
+        for a, n in enumerate(shape)
+        if 1 < n <= MOST_STEPS and (a not in kept or op.in_avals[0].shape[kept.index(a)] == 1)
+    ]
+    return [Edge(op, 0, a, shape[a], variable=True) for a in grown]
 
 
 def _offset(op: Op, k: int) -> int:

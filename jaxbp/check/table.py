@@ -17,11 +17,12 @@ from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
 from jaxbp.check.sites import Sites
+from jaxbp.check.together import alike, same_line
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
-ENTRIES = 3000  # looked at per leaf and point, chosen at random where there are more
+ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
 KINDS = ("edges", "coupled", "guesses", "rows", "bypasses")
 
@@ -30,13 +31,13 @@ KINDS = ("edges", "coupled", "guesses", "rows", "bypasses")
 class Table:
     """`effects[n]` is what `choices[n]` does at `points`; `columns[i]` are the entries of leaf `i`.
 
-    `rows(edits)` gives weights and given values for some choices at a point.
+    `rows(edits, point)` gives weights and given values for some of them.
     """
 
     sites: Sites
     edited: Edited
     choices: list[Any]
-    rows: Callable[[Sequence[int], int], tuple[np.ndarray, np.ndarray]]
+    rows: Callable[..., tuple[np.ndarray, np.ndarray]]
     points: list[int]
     effects: np.ndarray
     columns: dict[int, np.ndarray]
@@ -81,14 +82,22 @@ def difference(case: Case, at: Sequence[int], values: Sequence[Sequence[np.ndarr
         for i in usable(case):
             true = case.true[i][q]
             scale = float(np.max(np.abs(true), initial=0.0)) or max(patterns.size(case.true[i])) or 1.0
-            parts.append(_some((leaves[i] - true).reshape(-1) / scale))
+            parts.append((leaves[i] - true).reshape(-1)[_entries(case, i, q)] / scale)
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _some(flat: np.ndarray) -> np.ndarray:
-    if flat.size <= ENTRIES:
-        return flat
-    return flat[np.random.default_rng(flat.size).choice(flat.size, ENTRIES, replace=False)]
+def _entries(case: Case, i: int, q: int) -> Any:
+    """The entries looked at: all, or the most wrong ones and some at random."""
+    size = case.true[i][q].size
+    if size <= ENTRIES:
+        return slice(None)
+    key = f"entries {i} {q}"
+    if key not in case.cache:
+        worst = np.argsort(np.abs(case.got[i][q] - case.true[i][q]).reshape(-1))[-ENTRIES // 2 :]
+        rest = np.setdiff1d(np.arange(size), worst)
+        some = np.random.default_rng(size).choice(rest, ENTRIES - len(worst), replace=False)
+        case.cache[key] = np.concatenate([worst, some])
+    return case.cache[key]
 
 
 def columns(case: Case, at: Sequence[int]) -> dict[int, np.ndarray]:
@@ -162,9 +171,9 @@ def _build(case: Case, kind: str) -> Table | None:
     if kind == "guesses":
         return _guesses(case, sites, at)
     if kind == "edges":
-        return _weighted(case, sites, at, sites.edges())
+        return _weighted(case, sites, at, sites.edges(), groups=True)
     if kind == "rows":
-        return _weighted(case, sites, at, sites.rows())
+        return _weighted(case, sites, at, sites.rows(), groups=False)
     if kind == "coupled":
         others = [*coupled.own_entries(sites), *coupled.masks_and_orders(sites)]
         edited = Edited(case.oracle, others=others)
@@ -184,20 +193,25 @@ def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list
     return sorted(choices, key=lambda c: -sites.rank[id(c.op)])[:allowed]
 
 
-def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge]) -> Table | None:
+def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge], groups: bool) -> Table | None:
     edges = _affordable(case, sites, edges, len(at))
     if not edges:
         return None
     edited = Edited(case.oracle, edges)
+    several = same_line(edges) if groups else []
+    starts = [int(n) for n in edited.starts[:-1]]
+    members = [[n] for n in range(edited.size)]
+    members += [[starts[edges.index(edge)] for edge in group.parts] for group in several]
 
-    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(some: Sequence[int], q: int, weight: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
-        thetas[np.arange(len(some)), list(some)] = 0.0
+        for row, n in enumerate(some):
+            thetas[row, members[n]] = weight
         return thetas, np.zeros((len(some), 0))
 
-    made = effects(case, edited, lambda q: rows(range(edited.size), q), at)
-    starts = [int(s) for s in edited.starts[:-1]]
-    return Table(sites, edited, edges, rows, at, made, columns(case, at), starts)
+    made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
+    starts += range(edited.size, len(members))
+    return Table(sites, edited, [*edges, *several], rows, at, made, columns(case, at), starts)
 
 
 def _switched(
@@ -207,9 +221,9 @@ def _switched(
     if not choices:
         return None
 
-    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
-        thetas[np.arange(len(some)), list(some)] = 1.0
+        thetas[np.arange(len(some)), list(some)] = weight
         return thetas, np.zeros((len(some), edited.room))
 
     order = [n for n, c in enumerate([*edited.others, *edited.changes]) if c in choices]
@@ -219,7 +233,7 @@ def _switched(
         sites,
         edited,
         kept,
-        lambda some, q: rows([order[n] for n in some], q),
+        lambda some, q, weight=1.0: rows([order[n] for n in some], q, weight),
         at,
         made,
         columns(case, at),
@@ -242,14 +256,19 @@ def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
     slots = list({id(g.slot): g.slot for g in made}.values())
     edited = Edited(case.oracle, others=slots)
     number = {id(slot): n for n, slot in enumerate(slots)}
+    if edited.apart:
+        made = [*made, *alike(made)]
 
-    def rows(some: Sequence[int], q: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
         given = np.zeros((len(some), edited.room))
         for row, n in enumerate(some):
-            thetas[row, number[id(made[n].slot)]] = 1.0
-            values = _finite(made[n], known[at.index(q)], slopes[at.index(q)])
-            given[row, : values.size] = values.reshape(-1)
+            for guess in getattr(made[n], "parts", [made[n]]):
+                slot = number[id(guess.slot)]
+                thetas[row, slot] = weight
+                values = _finite(guess, known[at.index(q)], slopes[at.index(q)])
+                start = edited.offsets[slot]
+                given[row, start : start + values.size] = values.reshape(-1)
         return thetas, given
 
     first = at[:1]

@@ -45,7 +45,7 @@ class Target:
     paths: list[str] = field(default_factory=list)
     leaves: list[Any] = field(default_factory=list)
     optional: list[bool] = field(default_factory=list)
-    prior: str = ""
+    saved: Callable[[tuple[Any, ...]], Any] | None = None  # what a rule's forward pass keeps
 
     def __post_init__(self) -> None:
         for i, (path, leaf) in enumerate(self._flat()[0]):
@@ -91,7 +91,7 @@ class Target:
         """Cotangents in the order of the leaves, and where their structure is not the arguments'."""
         misfits: list[Misfit] = []
         found: list[Any] = []
-        raw = _as_tuple(raw, self.args)
+        raw = raw if self.kind == "custom_vjp" else _as_tuple(raw, self.args)
         if not isinstance(raw, tuple) or len(raw) != len(self.args):
             count = f"{len(raw)} cotangents" if isinstance(raw, tuple) else f"a {type(raw).__name__}"
             detail = (
@@ -276,7 +276,9 @@ def _pair(pair: tuple[Any, ...], args: tuple[Any, ...], reference: Any) -> Targe
         return y, backward(saved, dy)
 
     plain = reference or (lambda *new: _two(forward(*new))[0])
-    return Target(_label(forward), "pair", args, _names(forward, len(args)), plain, walk)
+    made = Target(_label(forward), "pair", args, _names(forward, len(args)), plain, walk)
+    made.saved = lambda new: _two(forward(*new))[1]
+    return made
 
 
 def _two(result: Any) -> tuple[Any, Any]:
@@ -301,7 +303,10 @@ def _function(fn: Any, args: tuple[Any, ...], reference: Any) -> Target:
     names = _names(fn, len(args))
     if raw is not None:
         fixed = tuple(n % len(args) for n in fn.nondiff_argnums if isinstance(n, int))
-        return Target(_label(fn), "custom_vjp", args, names, reference or fn.fun, raw(fixed), fixed=fixed)
+        plain = reference or fn.fun
+        made = Target(_label(fn), "custom_vjp", args, names, plain, raw(fixed), fixed=fixed)
+        made.saved = lambda new: _two(fn.fwd(*new))[1]
+        return made
 
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
         y, pull = jax.vjp(lambda *values: fn(*made.rebuild(values)), *leaves)
@@ -325,7 +330,6 @@ def _raw_rule(fn: Any) -> Any:
             y, saved = _two(forward(*new))
             found = backward(*(new[i] for i in fixed), saved, dy)
             rest = [i for i in range(len(new)) if i not in fixed]
-            found = _as_tuple(found, tuple(new[i] for i in rest))
             if not isinstance(found, tuple) or len(found) != len(rest):
                 return y, found
             parts = dict(zip(rest, found, strict=True))

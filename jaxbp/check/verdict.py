@@ -1,7 +1,7 @@
 """Right, noisy, wrong or untested: leaf by leaf, against a noise floor that is measured.
 
 Where the rule runs in float64, its formula has to agree with the oracle's to six digits; a difference
-that is no larger than what rounding does there is forgiven. In the working dtype its error is held against
+no larger than what rounding does there is forgiven. In the working dtype its error is held against
 that of autodiff in the same dtype.
 """
 
@@ -19,6 +19,7 @@ from jaxbp.check.report import Finding, Leaf
 if TYPE_CHECKING:
     from jaxbp.check.verify import Check
 
+LOST = 300  # times as noisy as autodiff in the same dtype: digits are lost that need not be
 EXACT = 1e-6  # float64 against float64: formulas agree, constants may have been written in float32
 
 
@@ -86,7 +87,7 @@ class Verdicts:
         eps = noise.epsilon(check.target.leaves[i].dtype)
         if not np.isfinite(here):
             return bool(np.isfinite(self.floor[i])) and bool(np.all(np.isfinite(check.truth[0][i])))
-        return here > max(100 * self.floor[i], 200 * eps, 1e-2 if eps > 1e-10 else EXACT)
+        return here > max(LOST * self.floor[i], 2000 * eps, 0 if eps > 1e-10 else EXACT)
 
     def spread(self, q: int, i: int) -> float:
         """The relative spread at a point, measured once for all leaves, and only where it matters."""
@@ -141,7 +142,7 @@ class Verdicts:
             return "wrong"
         if self.check.target.optional[i] and self.check.rule.absent[i]:
             return "untested"
-        if all(noise.scale_of(t[i]) == 0 for t in self.check.truth):
+        if not any(np.any(np.isfinite(t[i]) & (t[i] != 0)) for t in self.check.truth):
             return "untested"
         eps = noise.epsilon(self.check.target.leaves[i].dtype)
         return "noisy" if far > 1e-3 or far > max(1e4 * eps, 30 * self.floor[i]) else "right"
@@ -150,11 +151,16 @@ class Verdicts:
         report = self.check.report
         idle = [leaf.path for leaf in report.leaves if leaf.verdict == "untested"]
         if idle and len(idle) == len(report.leaves):
+            finite = all(np.all(np.isfinite(t)) for t in self.check.truth[0])
             detail = (
-                "the true gradient is 0 everywhere at these arguments, so that a rule returning 0 "
-                "passes: this check could not have failed"
-            )
+                "the true gradient is 0 everywhere at these arguments, so that a rule returning 0 passes"
+                if finite
+                else "the true gradient is not finite at these arguments (is there NaN in them?): "
+                "nothing could be compared"
+            ) + ": this check could not have failed"
             report.findings.append(Finding("", "untested", detail))
         elif idle:
             some = ", ".join(idle[:5]) + (" …" if len(idle) > 5 else "")
-            report.notes.append(f"the true gradient of {some} is 0 here: that part could not fail")
+            report.notes.append(
+                f"the true gradient of {some} is 0 or not finite here: that could not fail"
+            )

@@ -12,6 +12,7 @@ from jaxbp.check.operations import Constant, Editor, Op
 from jaxbp.check.oracle import float64
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
+from jaxbp.check.together import Together
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -75,10 +76,13 @@ def _origin(case: Case, sites: Sites, op: Op, k: int) -> str:
     return f"what the loop at {holder.place} carries or holds" if holder is not None else "an argument"
 
 
-def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> Finding:
+def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names: str) -> Finding:
     """A weighted edge: missing (1), twice (-1), of the wrong sign (2), or scaled."""
     op, k = choice.op, choice.operand
-    through = f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}"
+    places = f", in {len(choice.parts)} places of that line" if isinstance(choice, Together) else ""
+    through = (
+        f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}{places}"
+    )
     origin = "" if choice.variable else f" (that operand comes from {_origin(case, sites, op, k)})"
     weight = 1 - amount
     near = 1e-3
@@ -86,7 +90,13 @@ def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> F
         "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
         "operand": k, "weight": weight,
     }  # fmt: skip
-    if abs(weight) < near:
+    left_out = _left_out(sites, op, k, weight)
+    if left_out or _squared(op, weight):
+        cause = "scale"
+        known = left_out or "½, the 2 of a square left out"
+        what = f"the contribution that comes back through {{}} is {weight:.6g} times its size: {known}"
+        evidence["factor"] = weight
+    elif abs(weight) < near:
         cause, what = "missing-path", "the contribution that comes back through {} is missing"
     elif abs(weight - 2) < near:
         cause, what = "extra-path", "the contribution that comes back through {} is counted twice"
@@ -102,6 +112,29 @@ def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> F
         )
         evidence["factor"] = weight
     return Finding(names, cause, f"{names}: {what.format(through)}{origin}", evidence)
+
+
+def _squared(op: Op, weight: float) -> bool:
+    """Whether one of two equal factors is cut: `x·x` with the derivative `x`."""
+    same = op.primitive.name == "mul" and len(op.inputs) == 2 and op.inputs[0] is op.inputs[1]
+    return same and abs(weight) < 1e-3
+
+
+def _left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
+    """The number next to an edge that its weight takes back, or puts in again; in words."""
+    maker = sites.producer.get(op.inputs[k]) if isinstance(op.inputs[k], int) else None
+    for one in (op, maker):
+        if one is None or one.primitive.name not in ("mul", "div") or abs(weight) < 1e-3:
+            continue
+        for v in one.inputs:
+            if isinstance(v, Constant) and np.size(v.value) == 1:
+                c = float(np.asarray(v.value, np.float64).reshape(()))
+                factor = c if one.primitive.name == "mul" else (1 / c if c else 0.0)
+                if factor and abs(abs(factor) - 1) > 1e-3 and abs(weight * factor - 1) < 1e-3:
+                    return f"the number {c:g} {at(one)} is left out"
+                if factor and abs(abs(factor) - 1) > 1e-3 and abs(weight / factor - 1) < 1e-3:
+                    return f"the number {c:g} {at(one)} is applied twice"
+    return ""
 
 
 def several(case: Case, sites: Sites, chosen: list[tuple[Edge, float]], names: str) -> Finding:
@@ -192,11 +225,17 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
+    if op.kind == "scan":
+        detail = f"{names}: the backward pass of the loop {at(op)} is {choice.words}"
+        return Finding(names, cause, detail, evidence)
     if isinstance(choice, Change):
         what = f"computes `{op.name}` {at(op)} {choice.words} where it computes the forward pass again"
         return Finding(names, cause, f"{names}: the backward pass {what}", evidence)
-    if op.primitive.name in ("reshape", "transpose"):
-        detail = f"{names}: the error that comes back through `{op.name}` {at(op)} is {choice.words}"
+    moves = op.primitive.name in ("reshape", "transpose") or choice.words.startswith("with its axes")
+    if moves and not isinstance(choice, Change):
+        detail = (
+            f"{names}: the error that comes back through `{op.name}` {at(op)} is taken {choice.words}"
+        )
         return Finding(names, cause, detail, evidence)
     if choice.operand >= 0 and op.primitive.name in ("mul", "div"):
         detail = (
@@ -224,7 +263,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
 def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -> Finding:
     op, k = choice.op, choice.operand
     if choice.cause == "mask":
-        detail = f"{names}: the mask of the selection {at(op)} is {choice.words}"
+        detail = f"{names}: the selection {at(op)} is {choice.words}"
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
     mask = (
