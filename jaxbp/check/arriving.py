@@ -47,7 +47,7 @@ def by_cotangent(case: Case, i: int) -> Finding | None:
                 found = _rows(case, i, k, axes)
                 if found:
                     return found
-        found = _turned(case, i, k, d)
+        found = _turned(case, i, k, d) or _lost(case, i, k, d)
         if found:
             return found
     return None
@@ -146,6 +146,40 @@ def _rows(case: Case, i: int, k: int, axes: tuple[int, ...]) -> Finding | None:
     if weights is None:
         return None
     return _row_finding(case, i, axes, weights, np.linalg.norm(columns, axis=0))
+
+
+def _lost(case: Case, i: int, k: int, d: np.ndarray) -> Finding | None:
+    """Single entries of the cotangent that do not arrive: which ones may depend on the arguments."""
+    same = [q for q in range(min(2, len(case.points))) if _same_leaves(case, q)]
+    rows = len(same) * case.true[i][0].size
+    if len(case.points[0][1]) > 1 or not 1 < d.size <= LONGEST or rows < 2 * d.size:
+        return None
+    if not case.affords(d.size * len(same)):
+        return None
+
+    def column(mask: np.ndarray) -> np.ndarray:
+        parts = [case.gradients(q, dy=[np.asarray(case.points[q][1][k]) * mask])[i] for q in same]
+        return np.concatenate([part.ravel() for part in parts])
+
+    claim = np.concatenate([case.got[i][q].ravel() for q in same])
+    made = np.stack([column(mask) for mask in np.eye(d.size).reshape(d.size, *d.shape)], 1)
+    weights, *_ = np.linalg.lstsq(made, claim, rcond=1e-10)
+    seen = np.linalg.norm(made, axis=0) > 1e-9 * max(float(np.max(np.abs(made))), 1e-300)
+    gone, there = seen & (np.abs(weights) < 1e-4), seen & (np.abs(weights - 1) < 1e-4)
+    fits = np.max(np.abs(made @ weights - claim)) <= 10 * case.tolerance[i] * np.max(np.abs(claim))
+    if not fits or np.any(seen & ~gone & ~there) or not np.any(gone) or not np.any(there):
+        return None
+    first = [int(n) for n in np.argwhere(gone.reshape(d.shape))[0]]
+    detail = (
+        f"{int(np.sum(gone))} of the {d.size} entries of the cotangent do not arrive in {case.paths[i]} "
+        f"(the first at {first}): where several fall on one place, only one of them is kept"
+    )
+    return Finding(case.paths[i], "missing-rows", detail, {"lost": int(np.sum(gone))})
+
+
+def _same_leaves(case: Case, q: int) -> bool:
+    pairs = zip(case.points[0][0], case.points[q][0], strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
 
 def _row_finding(

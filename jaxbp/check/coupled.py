@@ -28,6 +28,10 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
     for op in sites.ops():
         if op.primitive.name in ("reshape", "transpose") and sites.is_live(op, 0):
             found += _refilled(op)
+        if op.primitive.name in ("cumsum", "cumprod") and sites.is_live(op, 0):
+            found.append(
+                Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
+            )
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
             found.append(Instead(op, -1, _wrong_way(op), "flip", words, whole=True))
@@ -105,6 +109,19 @@ def _in_order(shape: tuple[int, ...], axes: list[int]) -> Any:
     back = [axes.index(a) for a in range(len(axes))]
     moved = [shape[a] for a in axes]
     return lambda x, y, env, given: jnp.transpose(jnp.reshape(x[0], moved), back)
+
+
+def _backwards(op: Op) -> Any:
+    """A running sum or product whose error is summed up in the same direction."""
+    axis, reverse = op.params["axis"], not op.params["reverse"]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        if op.primitive.name == "cumsum":
+            return jax.lax.cumsum(inputs[0], axis, reverse)
+        parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
+        return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
+
+    return make
 
 
 def _wrong_way(op: Op) -> Any:

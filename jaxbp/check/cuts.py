@@ -253,4 +253,5 @@ def nearest(case: Case, i: int) -> tuple[float, Finding] | None:
                 best = (share, (found, n))
     if best[1] is None:
         return None
-    return best[0], _finding(case, *best[1], 1.0, case.paths[i])
+    found, n = best[1]
+    return best[0], _finding(case, found, n, 1.0, case.paths[i])

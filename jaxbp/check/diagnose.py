@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
 IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
-LIKELY = 0.9  # the share of a difference from which the nearest edit is named
+LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 
 def diagnose(case: Case) -> list[Finding]:
@@ -61,7 +61,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
             return
     for i in open_:
         found[i] = (
-            cuts.explain(case, [i], alone=True)
+            (cuts.explain(case, [i], alone=True) if len(case.wrong) > 1 else None)
             or diagonal(case, i)
             or elsewhere(case, i)
             or partly(case, i)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxbp.check.verify import Check
 
 
+ADVICE = "Find the derivative rule inside the function that is wrong, or name the truth with reference=."
+
+
 def cross_check(check: Check) -> None:
     """Note, or report as a `forward` fault, where autodiff of the plain function is not its slope."""
     if check.oracle.method == "differences":
@@ -76,7 +79,7 @@ def _disagree(check: Check, by_autodiff: float, by_differences: float) -> None:
             "the oracle is not to be trusted: autodiff of the plain function disagrees with finite "
             f"differences of it ({by_autodiff:.6g} and {by_differences:.6g} along one direction)"
         )
-        check.report.findings.append(Finding("", "forward", detail))
+        check.report.findings.append(Finding("", "forward", detail, {"advice": ADVICE}))
 
 
 def _direction(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:

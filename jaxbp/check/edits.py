@@ -192,7 +192,7 @@ class Edited:
             return list(jax.vjp(outputs, leaves)[1](dy)[0])
 
         def batch(thetas: Any, given: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
-            return jax.lax.map(lambda row: gradient(*row, leaves, dy), (thetas, given))
+            return jax.lax.map(lambda row: gradient(row[0], row[1], leaves, dy), (thetas, given))
 
         self._batch = quick_jit(batch)
 

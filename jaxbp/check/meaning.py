@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def meaning_of(case: Case, k: float) -> str:
     """What a factor is, in terms of the sizes and constants in the function."""
     near = max(case.tolerance[i] for i in case.wrong) * 20
-    plain = {2.0: "2, as from a square", 0.5: "½", 4.0: "4", 0.25: "¼", 3.0: "3", 1 / 3: "⅓"}
-    sizes = _sizes(case)
-    ranked: list[tuple[float, str]] = []
+    sizes, constants = _sizes(case), _constants(case)
+    ranked = _plain(case, sizes)
     for n, words in sizes.items():
         ranked += [
             (1 / n, f"1/{n}, {words}: a mean in the place of a sum, or one divided twice"),
@@ -29,43 +28,55 @@ def meaning_of(case: Case, k: float) -> str:
     for n, words in sizes.items():
         ranked.append((math.sqrt(n), f"√{n}, with {n} {words}"))
         ranked.append((1 / math.sqrt(n), f"1/√{n}, with {n} {words}"))
-    ranked = [
-        (v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes
-    ] + ranked
-    ranked = [*ranked, *((v, w) for v, w in plain.items())]
-    ranked += [(1 - v, f"1 - {v:g}") for v in _constants(case)]
-    for v in _constants(case):
+    ranked += [(1 - v, f"1 - {v:g}") for v in constants]
+    for v in constants:
         ranked += [
             (abs(v), f"the constant {v:g} of the function"),
             (1 / abs(v), f"1 over the constant {v:g}"),
         ]
-    ranked += [(m / (m - 1), f"{m}/{m - 1}") for m in sizes if m > 1] + [
-        ((m - 1) / m, f"{m - 1}/{m}") for m in sizes
-    ]
-    fits = [words for value, words in ranked if value and abs(k / value - 1) <= near]
+    ranked += [(m / (m - 1), f"{m}/{m - 1}, with {m} {w}") for m, w in sizes.items() if m > 1]
+    ranked += [((m - 1) / m, f"{m - 1}/{m}, with {m} {w}") for m, w in sizes.items() if m > 1]
+    fits = list(dict.fromkeys(words for value, words in ranked if value and abs(k / value - 1) <= near))
     return " (or ".join(fits[:2]) + ")" * (len(fits[:2]) - 1)
+
+
+def _plain(case: Case, sizes: dict[int, str]) -> list[tuple[float, str]]:
+    """The small numbers that are not a length here, and what they come from."""
+    names = {op.primitive.name for op in all_ops(case.oracle.program.scope)}
+    squares = bool(names & {"square", "integer_pow"}) or any(
+        op.primitive.name == "mul" and op.inputs[0] is op.inputs[1]
+        for op in all_ops(case.oracle.program.scope)
+    )
+    two = ("2, as from a square", "½, as where the 2 of a square is left out") if squares else ("2", "½")
+    plain = {2.0: two[0], 0.5: two[1], 4.0: "4", 0.25: "¼", 3.0: "3", 1 / 3: "⅓"}
+    return [(v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes]
 
 
 def _sizes(case: Case) -> dict[int, str]:
     """Lengths of axes in the arguments, outputs and in between, with what they are."""
     found: dict[int, str] = {}
-    outputs = [np.shape(d) for d in case.points[0][1]]
-    shapes = [(s, "the output") for s in outputs]
+    shapes = [(np.shape(d), "the output") for d in case.points[0][1]]
     shapes += [(np.shape(leaf), p) for leaf, p in zip(case.points[0][0], case.paths, strict=True)]
+    leading = [shape[0] for shape, _ in shapes if len(shape) > 1]
     for shape, name in shapes:
         for axis, n in enumerate(shape):
             if n > 1:
-                found.setdefault(n, f"the length of axis {axis} of {name}")
+                batch = axis == 0 and len(shape) > 1 and (leading.count(n) > 1 or len(shapes) == 2)
+                what = "the batch size, axis 0" if batch else f"the length of axis {axis}"
+                found.setdefault(n, f"{what} of {name}")
     for op in all_ops(case.oracle.program.scope):
         for aval in op.out_avals:
             for n in getattr(aval, "shape", ()):
                 if n > 1:
                     found.setdefault(n, f"the length of an axis at {op.place}")
+        if op.kind == "scan" and op.params["length"] > 1:
+            found.setdefault(op.params["length"], f"the number of turns of the loop at {op.place}")
     for shape, name in shapes:
         if len(shape) > 1 and math.prod(shape) > 1:
             found.setdefault(math.prod(shape), f"the number of entries of {name}")
         for a, b in itertools.pairwise(shape):
-            found.setdefault(a * b, f"the product of two axes of {name}") if a * b > 1 else None
+            if a * b > 1:
+                found.setdefault(a * b, f"the product of two axes of {name}")
     return found
 
 

@@ -56,7 +56,7 @@ def another_number(case: Case, group: list[int], inside: list[int]) -> Finding |
     try:
         best = _refined(search, _best(search, starts, at[:1]), at[:1])
     except Exception as error:  # a diagnosis must not hide the verdict
-        case.notes.append(f"the search among numbers failed: {type(error).__name__}: {error}"[:300])
+        case.notes.append(f"a part of the search for the cause (numbers) failed: {error!r}"[:300])
         return None
     claim = claimed(case, at)[np.concatenate([columns(case, at)[i] for i in inside])]
     limit = 5 * max(case.tolerance[i] for i in inside) * max(1.0, float(np.max(np.abs(claim), initial=0)))

@@ -207,12 +207,12 @@ def sliced(case: Case, i: int) -> Finding | None:
         known = np.array([[np.nan if v is None else v for v in k] for k in ks if k is not None])
         if len(known) != len(ks) or np.all(np.isnan(known)):
             continue
-        with np.errstate(all="ignore"):
-            low, high = np.nanmin(known, axis=0), np.nanmax(known, axis=0)
-        usable = ~np.isnan(low)
+        usable = ~np.all(np.isnan(known), axis=0)
+        low = np.min(np.where(np.isnan(known), np.inf, known), axis=0)
+        high = np.max(np.where(np.isnan(known), -np.inf, known), axis=0)
         if np.any(high[usable] - low[usable] > 1e-3 * np.maximum(1, np.abs(high[usable]))):
             continue
-        middle = np.where(usable, (low + high) / 2, 1.0)
+        middle = np.where(usable, (np.where(usable, low, 0) + np.where(usable, high, 0)) / 2, 1.0)
         return _slices(path, axis, middle, shape)
     return None
 

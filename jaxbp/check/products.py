@@ -175,7 +175,9 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         return lambda env, s: np.broadcast_to(fn(env), shape)
 
     slot = Instead(op, k, make, shape=shape)
-    if known[op.outputs[0]].size > 1 and np.size(_value(op, 1 - k, known)) > 1:
+    other = _value(op, 1 - k, known)
+    assert other is not None
+    if known[op.outputs[0]].size > 1 and np.size(other) > 1:
         yield Guess(slot, "factor", "left out of the backward pass", full(lambda e: np.ones(())))
         yield Guess(
             slot, "factor", "applied twice in the backward pass", full(lambda e: slope(e) * abs(slope(e)))

@@ -51,7 +51,7 @@ def _plain(x: Any) -> bool:
     return is_float(x) or jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
 
 
-def record(program: Program, points: list[list[Any]]) -> list[dict[int, np.ndarray]]:
+def record(program: Program, points: list[list[Any]]) -> list[dict[int, Any]]:
     """The values at every point, in float64."""
 
     def values(leaves: list[Any]) -> dict[int, Any]:

@@ -67,8 +67,10 @@ def heat_map(report: Report, folder: Path, path: str | None = None) -> Path:
     assert image is not None
     figure.colorbar(image, ax=figure.axes, label=f"cotangent of {path}")
     figure.suptitle(f"{report.target}: {path}")
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', path).strip('-') or 'leaf'}.png"
+    out = folder
+    if folder.suffix != ".png":
+        out = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', path).strip('-') or 'leaf'}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     return out
 

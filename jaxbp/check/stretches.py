@@ -22,7 +22,7 @@ from jaxbp.check.operations import Constant, Op, Scope, widen
 from jaxbp.check.oracle import float64, quick_jit
 from jaxbp.check.sites import UNARY, Sites, is_elementwise
 
-Values = dict[int, np.ndarray]
+Values = dict[int, Any]
 MOST_OTHERS = 8
 ACTIVATING = {
     "tanh", "logistic", "erf", "erfc", "sin", "cos", "max", "min", "select_n", "exp", "expm1", "log1p",

@@ -220,25 +220,20 @@ def _switched(
     choices = _affordable(case, sites, choices, len(at))
     if not choices:
         return None
+    every = [*edited.others, *edited.changes]
+    members = [[n] for n, c in enumerate(every) if c in choices]
+    several = alike([every[n] for (n,) in members]) if edited.others else []
+    members += [[every.index(part) for part in group.parts] for group in several]
 
     def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
-        thetas[np.arange(len(some)), list(some)] = weight
+        for row, n in enumerate(some):
+            thetas[row, members[n]] = weight
         return thetas, np.zeros((len(some), edited.room))
 
-    order = [n for n, c in enumerate([*edited.others, *edited.changes]) if c in choices]
-    kept = [[*edited.others, *edited.changes][n] for n in order]
-    made = effects(case, edited, lambda q: rows(order, q), at)
-    return Table(
-        sites,
-        edited,
-        kept,
-        lambda some, q, weight=1.0: rows([order[n] for n in some], q, weight),
-        at,
-        made,
-        columns(case, at),
-        list(range(len(kept))),
-    )
+    kept = [*(every[n] for (n, *more) in members if not more), *several]
+    made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
+    return Table(sites, edited, kept, rows, at, made, columns(case, at), list(range(len(kept))))
 
 
 def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:

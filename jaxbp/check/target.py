@@ -7,6 +7,7 @@ arguments (integers, keys, strings) is held fixed, so that a rule sees it exactl
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -220,7 +221,13 @@ def _names(fn: Any, count: int) -> list[str]:
 
 
 def _label(fn: Any) -> str:
-    return getattr(fn, "__name__", None) or type(fn).__name__
+    """The function's name; a lambda's place."""
+    inner = getattr(fn, "func", fn)
+    name = getattr(inner, "__name__", None) or type(inner).__name__
+    code = getattr(inner, "__code__", None)
+    if name == "<lambda>" and code is not None:
+        return f"the lambda at {os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+    return name
 
 
 def _bind(fn: Any, args: tuple[Any, ...], what: str) -> None:
@@ -232,9 +239,8 @@ def _bind(fn: Any, args: tuple[Any, ...], what: str) -> None:
     try:
         signature.bind(*args)
     except TypeError as error:
-        raise InputError(
-            f"{what}: cannot be called with {len(args)} arguments as {signature}: {error}"
-        ) from None
+        count = f"{len(args)} argument{'s' * (len(args) != 1)}"
+        raise InputError(f"{what}: cannot be called with {count} as {signature}: {error}") from None
 
 
 def _layer(layer: Layer, args: tuple[Any, ...], reference: Any) -> Target:

@@ -66,7 +66,8 @@ def alike(guesses: list[Any]) -> list[Together]:
         if op.place.file:
             key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words
             groups.setdefault(key, []).append(guess)
-    one_each = [g for g in groups.values() if len({id(guess.slot) for guess in g}) == len(g) > 1]
+    places = {id(g[0]): {id(getattr(guess, "slot", guess)) for guess in g} for g in groups.values()}
+    one_each = [g for g in groups.values() if len(places[id(g[0])]) == len(g) > 1]
     return _distinct(one_each)
 
 

@@ -122,9 +122,11 @@ class Verdicts:
 
     def _leaf(self, i: int, wrong: list[int]) -> Leaf:
         check, errors = self.check, self.errors(i)
-        q = int(np.argmax([np.inf if np.isnan(e) else e for e in errors])) if i in wrong else 0
+        q = 0
+        if i in wrong and errors[0] <= self.tolerance(i) and not max(errors) <= self.tolerance(i):
+            q = int(np.argmax([np.inf if np.isnan(e) else e for e in errors]))
         got, true = (check.eager[i] if q == 0 else check.got[q][i]), check.truth[q][i]
-        if i in wrong and not error(got, true) > self.tolerance(i):
+        if q and not error(got, true) > self.tolerance(i):
             got = check.got[q][i]
         path, leaf, far = check.target.paths[i], check.target.leaves[i], error(got, true)
         verdict = self._verdict(i, wrong, far)

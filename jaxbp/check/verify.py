@@ -83,7 +83,8 @@ class Check:
     def run(self) -> Report:
         start = time.perf_counter()
         try:
-            self._steps()
+            with np.errstate(all="ignore"):
+                self._steps()
         finally:
             self.report.seconds = time.perf_counter() - start
         return self.report
@@ -261,7 +262,11 @@ class Check:
         nan = [i for i, g in enumerate(self.got[q]) if not np.all(np.isfinite(g))]
         if nan and all(np.all(np.isfinite(self.truth[q][i])) for i in nan):
             return
-        note = f"the function has a kink at these arguments ({found[0]}); looked beside it instead"
+        tie = found[0]
+        note = (
+            f"the function has a kink at some of the arguments tried (ties in `{tie.operation}` "
+            f"at {tie.place}); looked beside it instead"
+        )
         if note not in self.report.notes:
             self.report.notes.append(note)
         if q == 0:
@@ -279,7 +284,8 @@ class Check:
         rest = [i for i in wrong if self.target.paths[i] not in settled and not whole]
         verdicts = self.verdicts
         rounded = [i for i in rest if all(e <= verdicts.tolerance(i) for e in verdicts.errors(i))]
-        self.report.findings += map(self._noise, rounded)
+        typed = {m.path for m in misfits if m.cause == "dtype"}
+        self.report.findings += [self._noise(i) for i in rounded if self.target.paths[i] not in typed]
         rest = [i for i in rest if i not in rounded]
         if rest:
             self._diagnose(rest)
@@ -339,6 +345,5 @@ class Check:
 def _raised(message: str) -> Finding:
     lowered = message.lower()
     shaped = "custom" in lowered and ("shape" in lowered or "float32[" in lowered)
-    return Finding(
-        "", "shape" if shaped else "structure", f"the rule raised {message}", {"message": message}
-    )
+    evidence = {"message": message, "advice": "Make the rule run; the message is its own."}
+    return Finding("", "shape" if shaped else "structure", f"the rule raised {message}", evidence)

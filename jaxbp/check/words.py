@@ -17,6 +17,7 @@ from jaxbp.check.together import Together
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
+HERE = "…"  # where an edge is put into a sentence
 ROLES: dict[str, tuple[str, ...]] = {
     "div": ("the numerator of the division", "the denominator of the division"),
     "sub": ("the first term of the subtraction", "the subtracted term"),
@@ -94,24 +95,24 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
     if left_out or _squared(op, weight):
         cause = "scale"
         known = left_out or "½, the 2 of a square left out"
-        what = f"the contribution that comes back through {{}} is {weight:.6g} times its size: {known}"
+        what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
         evidence["factor"] = weight
     elif abs(weight) < near:
-        cause, what = "missing-path", "the contribution that comes back through {} is missing"
+        cause, what = "missing-path", "the contribution that comes back through … is missing"
     elif abs(weight - 2) < near:
-        cause, what = "extra-path", "the contribution that comes back through {} is counted twice"
+        cause, what = "extra-path", "the contribution that comes back through … is counted twice"
     elif abs(weight + 1) < near:
-        cause, what = "sign", "the contribution that comes back through {} has the wrong sign"
+        cause, what = "sign", "the contribution that comes back through … has the wrong sign"
     else:
         meaning = meaning_of(case, abs(weight))
         known = f" ({meaning})" if meaning else ""
         cause = "scale"
         what = (
-            f"the contribution that comes back through {{}} is {weight:.6g} times what it should "
+            f"the contribution that comes back through {HERE} is {weight:.6g} times what it should "
             f"be{known}"
         )
         evidence["factor"] = weight
-    return Finding(names, cause, f"{names}: {what.format(through)}{origin}", evidence)
+    return Finding(names, cause, f"{names}: {what.replace(HERE, through)}{origin}", evidence)
 
 
 def _squared(op: Op, weight: float) -> bool:
@@ -225,8 +226,9 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
-    if op.kind == "scan":
-        detail = f"{names}: the backward pass of the loop {at(op)} is {choice.words}"
+    if op.kind == "scan" or op.primitive.name in ("cumsum", "cumprod"):
+        what = "the loop" if op.kind == "scan" else f"`{op.name}`"
+        detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
         return Finding(names, cause, detail, evidence)
     if isinstance(choice, Change):
         what = f"computes `{op.name}` {at(op)} {choice.words} where it computes the forward pass again"
