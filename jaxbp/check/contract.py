@@ -29,8 +29,7 @@ def findings(check: Check, misfits: list[Misfit]) -> list[Finding]:
     shaped = not any(m.cause == "shape" for m in misfits)
     steps: list[Callable[[Check], list[Finding]]] = [_finite]
     if shaped:
-        steps += [_twice, _jit] if not check.light else [_jit]
-        steps += [] if check.light else [_vmap, _linear]
+        steps += [] if check.light else [_twice, _jit, _vmap, _linear]
     for step in steps:
         more = step(check)
         found += more

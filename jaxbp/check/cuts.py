@@ -244,8 +244,10 @@ def nearest(case: Case, i: int) -> tuple[float, Finding] | None:
         found = case.cache.get(kind)
         if found is None:
             continue
-        made, claim, _ = _select(case, found, [i])
-        whole = float(claim @ claim) or 1.0
+        made, claim, limit = _select(case, found, [i])
+        whole = float(claim @ claim)
+        if not whole > limit**2:
+            continue
         for n, at in enumerate(found.starts):
             with np.errstate(over="ignore", invalid="ignore"):
                 share = 1 - float(np.sum((claim - made[at]) ** 2)) / whole

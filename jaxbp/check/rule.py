@@ -54,13 +54,23 @@ class Rule:
         full = [next(rest) if is_float(y) else np.zeros(np.shape(y), jax.dtypes.float0) for y in flat]
         return jax.tree.unflatten(tree, full)
 
-    def first(self, leaves: Sequence[Any], dy: Sequence[Any]) -> tuple[Any, list[Any], list[Misfit]]:
-        """Un-jitted: `(y, cotangents, misfits)`. Raises `RuleError` with the original message."""
+    def first(
+        self, leaves: Sequence[Any], dy: Sequence[Any], compiled: bool = False
+    ) -> tuple[Any, list[Any], list[Misfit]]:
+        """`(y, cotangents, misfits)`, un-jitted unless `compiled`.
+
+        Raises `RuleError` with the original message.
+        """
         target = self.target
         args = target.rebuild(leaves)
         before = jax.tree.leaves(args)
         try:
-            y, raw = target.walk(args, list(leaves), self.cotangent(dy))
+            if compiled:
+                y, raw = jax.jit(lambda new: target.walk(target.rebuild(new), new, self.cotangent(dy)))(
+                    list(leaves)
+                )
+            else:
+                y, raw = target.walk(args, list(leaves), self.cotangent(dy))
         except Exception as error:
             raise RuleError(summary(error)) from error
         after = jax.tree.leaves(args)

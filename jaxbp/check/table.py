@@ -65,6 +65,14 @@ def gap(got: np.ndarray, true: np.ndarray) -> float:
     )
 
 
+def telling(case: Case) -> int:
+    """The point to look at first: the given one, or the worst where the claim is right as given."""
+    at = points(case)
+    errors = {q: max((gap(case.got[i][q], case.true[i][q]) for i in case.wrong), default=0.0) for q in at}
+    tolerance = max((case.tolerance[i] for i in case.wrong), default=0.0)
+    return at[0] if errors[at[0]] > 10 * tolerance else max(at, key=lambda q: errors[q])
+
+
 def usable(case: Case) -> list[int]:
     """The leaves whose claims can be compared."""
     return [
@@ -179,7 +187,7 @@ def _build(case: Case, kind: str) -> Table | None:
         edited = Edited(case.oracle, others=others)
         return _switched(case, sites, at, others, edited)
     changes = recompute.bypasses(sites)
-    return _switched(case, sites, at[:1], changes, Edited(case.oracle, changes=changes))
+    return _switched(case, sites, [telling(case)], changes, Edited(case.oracle, changes=changes))
 
 
 def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list[Any]:
@@ -244,7 +252,9 @@ def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
     found = stretches.find(sites, known[0])
     slopes = stretches.slopes(found, known)
     made = [*stretches.guesses(sites, found, known[0]), *products.guesses(sites, known[0])]
-    made = _worthwhile(made, known[0], slopes[0])
+    first = [telling(case)]
+    known_first, slopes_first = known[at.index(first[0])], slopes[at.index(first[0])]
+    made = _worthwhile(made, known_first, slopes_first)
     made = _affordable(case, sites, made, 1)
     if not made:
         return None
@@ -266,7 +276,6 @@ def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
                 given[row, start : start + values.size] = values.reshape(-1)
         return thetas, given
 
-    first = at[:1]
     block = max(1, 8_000_000 // max(edited.room, 1))
     parts = [
         effects(case, edited, lambda q, s=s: rows(range(s, min(s + block, len(made))), q), first)

@@ -95,7 +95,7 @@ class Check:
         self.points = self._points(outputs)
         first = self.points[0]
         try:
-            y, cotangents, misfits = self.rule.first(self.leaves(first), self.dy(first))
+            y, cotangents, misfits = self._first(first)
         except RuleError as refused:
             self._stop(_raised(str(refused)))
             return
@@ -111,6 +111,20 @@ class Check:
         self._compare(misfits)
 
     # --- getting going
+
+    def _first(self, point: Point) -> tuple[Any, list[Any], list[Misfit]]:
+        """As it is called; compiled where the arguments are large, and un-jitted where that fails."""
+        leaves, dy = self.leaves(point), self.dy(point)
+        if self.light:
+            try:
+                made = self.rule.first(leaves, dy, compiled=True)
+            except RuleError:
+                self.light = False
+            else:
+                note = "large arguments: looked at one point, compiled; not un-jitted, not under vmap"
+                self.report.notes.append(note)
+                return made
+        return self.rule.first(leaves, dy)
 
     def leaves(self, point: Point) -> list[Any]:
         """The leaves of a point in their own dtypes."""
