@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxbp
-from experiments.gallery import exhibits as gallery
+from experiments.gallery import exhibits
 
-EXHIBITS = {exhibit.name: exhibit for exhibit in gallery.exhibits()}
+EXHIBITS = {exhibit.name: exhibit for exhibit in exhibits()}
 
 
 def report_on(name: str, fault: str, **options) -> jaxbp.Report:
