@@ -49,18 +49,20 @@ def with_rule(fn: Callable[..., Any], hand: Callable[..., Any]) -> Callable[...,
 def jax_check_grads(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     from jax.test_util import check_grads
 
-    check_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+    check_grads(jax.jit(with_rule(fn, hand)), args, order=1, modes=["rev"])
 
 
 def chex_numerical(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     import chex
 
-    chex.assert_numerical_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+    chex.assert_numerical_grads(jax.jit(with_rule(fn, hand)), args, order=1, modes=["rev"])
 
 
 def torch_gradcheck(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     """As `torch.autograd.gradcheck` demands, in float64."""
     import torch
+
+    fn, hand = jax.jit(fn), jax.jit(hand)  # thousands of calls follow
 
     class Ruled(torch.autograd.Function):
         @staticmethod

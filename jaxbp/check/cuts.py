@@ -17,7 +17,7 @@ from jaxbp.check import words
 from jaxbp.check.edits import Edge
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
-from jaxbp.check.table import KINDS, Table, claimed, columns, effects, points, table, usable
+from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
 from jaxbp.check.together import Together
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def nearest(case: Case, i: int) -> tuple[float, Finding] | None:
             continue
         made, claim, limit = _select(case, found, [i])
         whole = float(claim @ claim)
-        if not whole > limit**2:
+        if not whole > limit**2 or len(claim) < FEW:
             continue
         for n, at in enumerate(found.starts):
             with np.errstate(over="ignore", invalid="ignore"):

@@ -212,7 +212,11 @@ def sliced(case: Case, i: int) -> Finding | None:
         high = np.max(np.where(np.isnan(known), -np.inf, known), axis=0)
         if np.any(high[usable] - low[usable] > 1e-3 * np.maximum(1, np.abs(high[usable]))):
             continue
+        single = case.true[i][0].size == shape[axis]  # then every claim is some multiple, index by index
         middle = np.where(usable, (np.where(usable, low, 0) + np.where(usable, high, 0)) / 2, 1.0)
+        multiples = np.unique(np.round(middle[np.abs(middle - 1) > 1e-4], 4))
+        if single and len(multiples) > 1 and np.any(multiples != 0):
+            continue
         return _slices(path, axis, middle, shape)
     return None
 

@@ -40,7 +40,16 @@ class Sensitivity:
         head = (
             f"the test caught {len(self.caught)} of {len(self.caught) + len(self.missed)} planted faults"
         )
-        return "\n".join([head, *(f"  let through: {name}" for name in self.missed)])
+        by_fault: dict[str, list[str]] = {}
+        for name in self.missed:
+            fault, _, path = name.partition(" in ")
+            by_fault.setdefault(fault, []).append(path)
+        return "\n".join(
+            [
+                head,
+                *(f"  let through: {fault} in {', '.join(paths)}" for fault, paths in by_fault.items()),
+            ]
+        )
 
 
 def _transposed(g: Any) -> Any:
