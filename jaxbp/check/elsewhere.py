@@ -77,6 +77,8 @@ def _forwards(case: Case, i: int) -> Finding | None:
 def _at_values(case: Case, i: int) -> Finding | None:
     """An argument replaced by a value of the function, or by what the rule saved."""
     at, path = points(case), case.paths[i]
+    if not at:
+        return None
     for j in range(len(case.paths)):
         for words, values in _replacements(case, j, at):
             if not case.affords(len(at)):

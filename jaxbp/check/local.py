@@ -81,7 +81,10 @@ def _alike(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
 
 def _among_values(case: Case, ratios: list[Any]) -> tuple[str, dict[str, Any]] | None:
     """A value of the program, in the leaf's shape or broadcast to it, to some power, at every point."""
-    every, sites, known = points(case), sites_of(case), recorded(case)
+    every = points(case)
+    if not every:
+        return None
+    sites, known = sites_of(case), recorded(case)
     inputs = case.oracle.program.scope.inputs
     for v in filter(sites.floating, known[0]):
         values = [env[v] for env in known]

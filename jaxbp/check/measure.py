@@ -22,7 +22,9 @@ def array(g: Any, leaf: Any) -> np.ndarray:
 
 
 def error(got: np.ndarray, true: np.ndarray) -> float:
-    """Largest difference over largest true entry; infinite for another shape or a NaN on one side."""
+    """Largest difference over largest true entry; infinite for another shape, or where only the claim
+    is not finite. Where the truth is not finite there is nothing to compare with.
+    """
     if got.shape != true.shape:
         return np.inf
     if not got.size:
@@ -31,10 +33,10 @@ def error(got: np.ndarray, true: np.ndarray) -> float:
         largest = float(np.max(np.abs(got - true)))
     if np.isfinite(largest):
         return largest / (noise.scale_of(true) or 1.0) if largest else 0.0
-    same = (got == true) | (np.isnan(got) & np.isnan(true))
+    same = (got == true) | ~np.isfinite(true)
     if np.all(same):
         return 0.0
-    if not np.all(np.isfinite(got[~same])) or not np.all(np.isfinite(true[~same])):
+    if not np.all(np.isfinite(got[~same])):
         return np.inf
     with np.errstate(invalid="ignore"):
         gap = np.max(np.abs(np.where(same, 0, got - true)))

@@ -42,6 +42,8 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
         norm = float(np.vdot(t, t))
         if g.shape != t.shape or not np.all(np.isfinite(g)):
             return None
+        if norm == 0 and np.any(np.abs(g) > tolerance):
+            return None
         if norm == 0 or not np.isfinite(norm):
             continue
         k = float(np.vdot(t, g)) / norm
@@ -69,7 +71,7 @@ def scaled(case: Case, i: int) -> Finding | None:
     if case.true[i][0].size == 1 and len(case.points) < 3:
         return None
     ks = factors(case.got[i], case.true[i], case.tolerance[i])
-    if ks is None or all(abs(k) < 1e-9 for k in ks):
+    if ks is None or all(abs(k) < 1e-9 for k in ks) or all(abs(k - 1) <= case.tolerance[i] for k in ks):
         return None
     k, path = float(np.median(ks)), case.paths[i]
     steady = max(abs(k - other) for other in ks) <= max(10 * case.tolerance[i], 1e-6) * max(map(abs, ks))

@@ -192,7 +192,8 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
     op, gone = choice.op, np.flatnonzero(np.abs(weights) < 1e-4)
     there = np.flatnonzero(seen & (np.abs(weights) >= 1e-4))
     wrong = np.flatnonzero(np.abs(weights - 1) > 1e-3)
-    what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {role(op, choice.operand)}"
+    where = f"the result of `{op.name}`" if choice.variable else role(op, choice.operand)
+    what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {where}"
     evidence = {"source": source(op), "weights": np.round(weights, 5).tolist()}
     if len(gone) == len(wrong) and len(there) == 1 and len(weights) > 2:
         detail = (

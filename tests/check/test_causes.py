@@ -44,6 +44,28 @@ def test_cause_is_named(cause):
     assert cause in str(report)
 
 
+MECHANISMS = {
+    ("inverse", "not transposed"): ("transpose", "J·dy, the derivative carried forwards"),
+    ("two outputs", "its sign"): ("sign", "the wrong sign"),
+    ("group norm", "another ε"): ("wrong-point", "with 0.1 in the place of the number 1e-05"),
+    ("safe norm", "the error clipped"): ("stale", "not linear in the cotangent"),
+    ("euler", "weights not transposed, in every step"): ("transpose", "exchanged"),
+    ("messages", "errors overwrite each other"): (
+        "missing-rows",
+        "indices 0, 2 of axis 0 of the result of `gather`",
+    ),
+    ("lstm", "the loop run forwards"): ("flip", "from the first turn to the last"),
+}
+
+
+@pytest.mark.parametrize(("name", "fault"), MECHANISMS)
+def test_a_slip_behind_other_operations_is_named(name, fault):
+    cause, words = MECHANISMS[name, fault]
+    report = report_on(name, fault)
+    assert report.cause == cause, str(report)
+    assert words in report.findings[0].detail
+
+
 def test_first_exhibit_the_softmax_second_path():
     report = report_on("softmax", "the second path (the slip of the notes)")
     finding = report.findings[0]
@@ -147,6 +169,44 @@ def test_noise():
 
     report = jaxbp.check_gradients(cube, X, gradient=hand)
     assert report.cause == "noise", str(report)
+
+
+def test_digits_lost_in_a_narrow_dtype_are_noise_and_not_a_fault_of_jit():
+    def hand(x, g):
+        return (3 * x.astype(jnp.bfloat16) ** 2 * g.astype(jnp.bfloat16)).astype(x.dtype)
+
+    report = jaxbp.check_gradients(cube, X, gradient=hand)
+    assert [f.cause for f in report.findings] == ["noise"], str(report)
+
+
+def test_a_random_function_has_no_derivative():
+    draw = np.random.default_rng(0)
+    report = jaxbp.check_gradients(lambda x: x * np.float32(draw.normal()), X, gradient=lambda x, g: g)
+    assert [f.cause for f in report.findings] == ["nondeterministic"]
+
+
+def test_nothing_finite_is_nothing_tested():
+    x = X.at[1].set(jnp.nan)
+    report = jaxbp.check_gradients(jax.nn.softmax, x, gradient=lambda x, g: g)
+    assert (report.ok, report.verdict) == (False, "untested")
+
+
+def test_a_bare_array_is_not_what_a_custom_vjp_returns():
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: g * jnp.cos(x))
+    assert jaxbp.check_gradients(sine, X).cause == "structure"
+
+
+def test_how_many_entries_differ_is_said():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((100, 100)), jnp.float32)
+    report = jaxbp.check_gradients(
+        lambda x: x**2, x, gradient=lambda x, g: (2 * x * g).at[5, 7].multiply(1.05)
+    )
+    assert report.cause == "unknown"
+    assert "1 of 10000 entries differs, at [5, 7]" in report.findings[0].detail
 
 
 def test_untested_is_said():

@@ -90,6 +90,8 @@ def broken(x):
         (lambda: jaxbp.check_gradients((square,), X), "a pair must be"),
         (lambda: jaxbp.check_gradients(jaxbp.Tanh(), X, X, X, X), "expected \\(params, x\\)"),
         (lambda: jaxbp.check_gradients(square, X, gradient=right, samples=0), "samples"),
+        (lambda: jaxbp.check_gradients(square, X, gradient=right, seed=-1), "seed: expected a whole"),
+        (lambda: jaxbp.check_gradients(lambda x: np.sin(x), X, gradient=right), "cannot trace"),
         (lambda: jaxbp.check_gradients(square, X, cotangent=jnp.ones(2)), "cotangent: expected shapes"),
     ],
 )  # fmt: skip
@@ -125,6 +127,13 @@ def test_command_exits_0_right_1_wrong_2_not_run(tmp_path, capsys):
     assert json.loads(out[out.index("{") :])["findings"][0]["cause"] == "scale"
     assert main(["check", f"{file}:cube", "--arg", "f32[4]"]) == 2
     assert "has no 'cube'" in capsys.readouterr().err
+    assert main(["check", f"{file}:square", "--gradient", "quarter", "--arg", "f32[4]"]) == 2
+    assert "--gradient" in capsys.readouterr().err
+    picture = tmp_path / "heat.png"
+    command = ["check", f"{file}:square", "--gradient", "half", "--arg", "f32[4]"]
+    assert main([*command, "--heat-map", str(picture)]) == 1
+    assert picture.is_file()
+    assert "square: THE GRADIENT IS WRONG" in capsys.readouterr().out
     assert main(["check", "no_such_module:f"]) == 2
     assert "cannot import" in capsys.readouterr().err
 
