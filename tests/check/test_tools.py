@@ -204,6 +204,19 @@ def test_sensitivity_tells_a_good_test_from_a_bad_one():
     assert jaxbp.check_sensitivity(square, X, test=lambda fn: False, gradient=right).rejects_truth
 
 
+def test_sensitivity_plants_faults_along_paths_too():
+    def fn(x):
+        return x * jnp.tanh(x)
+
+    def ones(fn):  # does not look at the cotangent, and only roughly at the gradient
+        got = jax.vjp(fn, X)[1](jnp.ones(3, X.dtype))[0]
+        np.testing.assert_allclose(got, jnp.tanh(X) + X * (1 - jnp.tanh(X) ** 2), rtol=1e-4)
+
+    found = jaxbp.check_sensitivity(fn, X, test=ones, faults=("stale", "missing-path", "extra-path"))
+    assert found.missed == ["stale in x"]
+    assert found.caught == ["missing-path in x", "extra-path in x"]
+
+
 # --- where NaN begins ---------------------------------------------------------------------------------
 
 
