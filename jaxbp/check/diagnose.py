@@ -61,7 +61,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
             return
     for i in open_:
         found[i] = (
-            (cuts.explain(case, [i], alone=True) if len(case.wrong) > 1 else None)
+            (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
             or diagonal(case, i)
             or elsewhere(case, i)
             or partly(case, i)
