@@ -23,6 +23,7 @@ PROPERTY = "jaxbp_gradients"
 def gradients(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
     """`gradients(target, *args, **options)`: `jaxbp.assert_gradients`, entered in the summary's table."""
     from jaxbp.check.verify import check_gradients
+    from jaxbp.layer import InputError
 
     rows: list[Row] = []
     request.node.user_properties.append((PROPERTY, rows))
@@ -30,10 +31,10 @@ def gradients(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     def check(target: Any, *args: Any, **options: Any) -> Any:
         try:
             report = check_gradients(target, *args, **options)
-        except Exception:
+        except InputError as error:
             name = getattr(target, "__name__", type(target).__name__)
             rows.append((request.node.nodeid, name, "not run", float("nan"), float("nan")))
-            raise
+            pytest.fail(f"could not be checked: {error}", pytrace=False)
         worst = report.worst
         error, floor = (worst.error, worst.floor) if worst else (float("nan"), float("nan"))
         rows.append((request.node.nodeid, report.target, report.verdict, error, floor))
