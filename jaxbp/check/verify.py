@@ -46,8 +46,8 @@ def check_gradients(
     `jax.custom_vjp` (autodiff then takes the function inside, never the rule); any function with
     `gradient=hand`, `hand(*args, cotangent)` giving a cotangent for each argument; or a pair
     `(forward, backward)` with `forward(*args) -> (y, saved)`, `backward(saved, dy) -> cotangents`.
-    `reference` names another function to be the truth. Arguments are pytrees; only floating leaves
-    have gradients.
+    `reference` names another function to be the truth (for a straight-through estimator of `f`, say:
+    `lambda x: x + stop_gradient(f(x) - x)`). Arguments are pytrees; only floating leaves have gradients.
 
     `cotangent` (shaped like the output) is used at the given arguments instead of a random one.
     `samples` points are looked at near the arguments, and some far from them; `budget` bounds the
