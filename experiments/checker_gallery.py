@@ -1,6 +1,6 @@
 """How good is the gradient checker: planted faults found and named, right gradients left in peace.
 
-    python experiments/checker_gallery.py [--only NAME …] [--json FILE]
+    python experiments/checker_gallery.py [--only NAME …] [--float32] [--json FILE]
 
 Runs `jaxbp.check_gradients` over the gallery, and beside it `jax.test_util.check_grads`,
 `chex.assert_numerical_grads` and, where installed, `torch.autograd.gradcheck`, all with their defaults.
@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbp
-from jaxbp.check.correct import cases
-from jaxbp.check.gallery import exhibits
+from experiments.gallery import exhibits
+from experiments.gallery.correct import cases
 
 Tester = Callable[[Callable[..., Any], tuple[Any, ...], Callable[..., Any]], None]
 
@@ -49,18 +49,20 @@ def with_rule(fn: Callable[..., Any], hand: Callable[..., Any]) -> Callable[...,
 def jax_check_grads(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     from jax.test_util import check_grads
 
-    check_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+    check_grads(jax.jit(with_rule(fn, hand)), args, order=1, modes=["rev"])
 
 
 def chex_numerical(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     import chex
 
-    chex.assert_numerical_grads(with_rule(fn, hand), args, order=1, modes=["rev"])
+    chex.assert_numerical_grads(jax.jit(with_rule(fn, hand)), args, order=1, modes=["rev"])
 
 
 def torch_gradcheck(fn: Any, args: tuple[Any, ...], hand: Any) -> None:
     """As `torch.autograd.gradcheck` demands, in float64."""
     import torch
+
+    fn, hand = jax.jit(fn), jax.jit(hand)  # thousands of calls follow
 
     class Ruled(torch.autograd.Function):
         @staticmethod
@@ -105,10 +107,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", help="names of exhibits")
     parser.add_argument("--json", type=Path, help="write every result to a file")
+    parser.add_argument("--float32", action="store_true", help="with float64 off, as JAX is by default")
     parser.add_argument("--without-others", action="store_true", help="jaxbp's checker alone")
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", not options.float32)
     others = {} if options.without_others else testers()
     rows = [*_faults(options.only, others), *_right(options.only, others)]
     if options.json:

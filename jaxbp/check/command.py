@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.case import BUDGET
+from jaxbp.check.report import Report
 from jaxbp.check.verify import check_gradients
-from jaxbp.layer import InputError
+from jaxbp.layer import InputError, Layer
+from jaxbp.losses import Loss
 
 DTYPES = {
     "f16": "float16",
@@ -38,29 +41,53 @@ PATTERN = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[\d,\s]*)\](?:<(?P<below>\d+))?
 def check(argv: Sequence[str]) -> int:
     """The subcommand."""
     options = _parser().parse_args(argv)
-    target = load(options.target)
-    rng = np.random.default_rng(options.seed)
-    with jax.enable_x64(jax.config.read("jax_enable_x64") or any("64[" in a for a in options.arg)):
-        args = [make_argument(text, rng) for text in options.arg]
-        gradient = load(options.gradient) if options.gradient else None
-        reference = load(options.reference) if options.reference else None
-        report = check_gradients(
-            target,
-            *args,
-            gradient=gradient,
-            reference=reference,
-            samples=options.samples,
-            seed=options.seed,
-        )
+    wide = options.x64 or any("64[" in text for text in options.arg)
+    with jax.enable_x64(jax.config.read("jax_enable_x64") or wide):
+        try:
+            report = _report(options)
+        except InputError:
+            raise
+        except Exception as error:  # a traceback would exit with 1, which says "wrong"
+            raise InputError(f"the check itself failed: {type(error).__name__}: {error}") from error
         print(json.dumps(report.to_dict(), indent=2) if options.json else report)
         if options.heat_map and report.pictures:
             print(f"heat map: {report.heat_map(options.heat_map)}", file=sys.stderr)
     return 0 if report.ok else 1
 
 
+def _report(options: argparse.Namespace) -> Report:
+    target = load(options.target)
+    rng = np.random.default_rng(options.seed)
+    report = check_gradients(
+        target,
+        *(make_argument(text, rng) for text in options.arg),
+        gradient=_beside(options, "gradient"),
+        reference=_beside(options, "reference"),
+        samples=options.samples,
+        seed=options.seed,
+        budget=options.budget,
+    )
+    if not isinstance(target, Layer | Loss | type):
+        report.target = options.target.rpartition(":")[2]
+    return report
+
+
+def _beside(options: argparse.Namespace, name: str) -> Any:
+    """The object that an option names: where it says, or by its bare name in the target's own file."""
+    where = getattr(options, name)
+    if where is None:
+        return None
+    try:
+        return load(where if ":" in where else f"{options.target.rpartition(':')[0]}:{where}")
+    except InputError as error:
+        raise InputError(f"--{name}: {error}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "jaxbp check", description="Check a hand-written gradient, and say what is wrong with it."
+        "jaxbp check",
+        description="Check a hand-written gradient, and say what is wrong with it. "
+        "Exit code: 0 right, 1 wrong or nothing tested, 2 could not run.",
     )
     parser.add_argument(
         "target", help="module:object or path/to/file.py:object (a layer, a loss, a function, a pair)"
@@ -73,14 +100,21 @@ def _parser() -> argparse.ArgumentParser:
         help='"f32[8,16]" (random normal), "i32[8]<10" (integers below 10), a number, or module:object',
     )
     parser.add_argument(
-        "--gradient", metavar="WHERE", help="the hand-written gradient of a plain function"
+        "--gradient",
+        metavar="WHERE",
+        help="the hand-written gradient of a plain function (a bare name: in the target's file)",
     )
     parser.add_argument("--reference", metavar="WHERE", help="another function to be the truth")
     parser.add_argument("--samples", type=int, default=3, help="points near the arguments (default 3)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=int, default=BUDGET, help="gradient evaluations of a diagnosis")
+    parser.add_argument("--x64", action="store_true", help="with float64 on, as if by jax_enable_x64")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
-        "--heat-map", type=Path, metavar="FOLDER", help="write a picture of the worst wrong leaf"
+        "--heat-map",
+        type=Path,
+        metavar="PATH",
+        help="a picture of the worst wrong leaf: a folder, or a file ending in .png",
     )
     return parser
 
@@ -90,7 +124,12 @@ def load(where: str) -> Any:
     place, separator, name = where.rpartition(":")
     if not separator or not place or not name:
         raise InputError(f"expected module:object or path/to/file.py:object, got {where!r}")
-    module = _file(Path(place)) if place.endswith(".py") else _module(place)
+    if place.endswith(".py"):
+        module = _file(Path(place))
+    elif "/" in place or Path(place).is_file():
+        raise InputError(f"{place} is not a .py file")
+    else:
+        module = _module(place)
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):

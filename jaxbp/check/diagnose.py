@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxbp.check import cuts, patterns
+from jaxbp.check.arriving import by_cotangent
 from jaxbp.check.diagonal import diagonal
+from jaxbp.check.elsewhere import elsewhere
+from jaxbp.check.local import local
 from jaxbp.check.report import Finding
+from jaxbp.check.table import gap
+from jaxbp.check.where import in_words, partly, wrong_entries
 
 if TYPE_CHECKING:
-    from jaxbp.check.verify import Case
+    from jaxbp.check.case import Case
 
 IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
+LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 
 def diagnose(case: Case) -> list[Finding]:
     """A finding for every wrong leaf, or one for several that have the same cause."""
     found: dict[int, Finding] = {}
     for i in case.wrong:
-        for look in IN_THE_NUMBERS:
-            finding = look(case, i)
-            if finding is not None:
-                found[i] = finding
-                break
+        finding = next((f for f in (look(case, i) for look in IN_THE_NUMBERS) if f is not None), None)
+        if finding is not None:
+            found[i] = finding
     path = cuts.path_behind_scale(case, found)
     if path:
         explained = path[0].path.split(", ")
@@ -32,8 +38,19 @@ def diagnose(case: Case) -> list[Finding]:
     whole = cuts.explain(case, case.wrong) if open_ else None
     if whole:
         return [whole]
+    _one_by_one(case, open_, found)
+    if case.cut_short:
+        case.notes.append(
+            f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations"
+        )
+    made = list({id(found[i]): found[i] for i in case.wrong}.values())
+    return sorted(made, key=lambda f: f.cause == "unknown")
+
+
+def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None:
+    """What is wrong with each leaf that is not explained yet, or with all of those together."""
     for i in list(open_):
-        finding = patterns.by_cotangent(case, i)
+        finding = by_cotangent(case, i)
         if finding is not None:
             found[i] = finding
             open_.remove(i)
@@ -41,19 +58,16 @@ def diagnose(case: Case) -> list[Finding]:
         part = cuts.explain(case, open_)
         if part:
             found.update(dict.fromkeys(open_, part))
-            open_ = []
+            return
     for i in open_:
         found[i] = (
-            cuts.explain(case, [i], alone=True)
+            (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
             or diagonal(case, i)
-            or patterns.updated(case, i)
-            or cuts.unknown(case, i)
+            or elsewhere(case, i)
+            or partly(case, i)
+            or local(case, i)
+            or unknown(case, i)
         )
-    if case.cut_short:
-        case.notes.append(
-            f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations"
-        )
-    return list({id(found[i]): found[i] for i in case.wrong}.values())
 
 
 def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:
@@ -72,3 +86,37 @@ def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:
         merged = Finding(names, first.cause, detail, first.evidence)
         found.update(dict.fromkeys(members, merged))
     return found
+
+
+def unknown(case: Case, i: int) -> Finding:
+    """What can be said where no single cause explains a leaf: the nearest one, if it is near."""
+    got, true = case.got[i], case.true[i]
+    evidence: dict[str, Any] = {"errors": [gap(g, t) for g, t in zip(got, true, strict=True)]}
+    worst = int(np.argmax([-1 if not np.isfinite(e) else e for e in evidence["errors"]]))
+    right = [
+        label for label, e in zip(case.labels, evidence["errors"], strict=True) if e <= case.tolerance[i]
+    ]
+    detail = f"{case.paths[i]} is wrong, and no single cause explains it"
+    if got[worst].shape == true[worst].shape and np.all(np.isfinite(got[worst])):
+        place = in_words(wrong_entries(got[worst], true[worst], 10 * case.tolerance[i]))
+        detail += f"; {place}" if place else ""
+    if all(not np.any(t) for t in true):
+        detail += (
+            "; the true gradient is 0 everywhere: if the rule is meant to look straight through the "
+            "function, say what it is the gradient of with reference="
+        )
+    if right and len(right) < len(case.labels):
+        wrong = [label for label in case.labels if label not in right]
+        detail += f"; it is right {' and '.join(right)}, and wrong {' and '.join(wrong)}"
+    if got[worst].shape == true[worst].shape and np.any(true[worst]):
+        k = float(np.vdot(true[worst], got[worst]) / np.vdot(true[worst], true[worst]))
+        norms = np.linalg.norm(true[worst]) * np.linalg.norm(got[worst])
+        cosine = float(np.vdot(true[worst], got[worst]) / norms) if norms else 0.0
+        evidence |= {"projection": k, "cosine": cosine}
+        detail += f" (projected on the truth it is {k:.4g} times as long, with cosine {cosine:.4g})"
+    near = cuts.nearest(case, i)
+    if near is None or near[0] < LIKELY:
+        return Finding(case.paths[i], "unknown", detail, evidence)
+    share, finding = near
+    text = f"{finding.detail} (this explains {share:.0%} of the difference, and not all of it)"
+    return Finding(case.paths[i], finding.cause, text, {**finding.evidence, **evidence, "share": share})

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxbp.check.oracle import float64
+from jaxbp.check.operations import Op, Scope
 from jaxbp.check.patterns import matches
-from jaxbp.check.program import Op, Scope
 from jaxbp.check.report import Finding
 from jaxbp.check.words import at, source
 
 if TYPE_CHECKING:
-    from jaxbp.check.verify import Case
+    from jaxbp.check.case import Case
 
 LARGEST = 64  # entries, one gradient evaluation each
 POINTS = 2
@@ -33,8 +32,7 @@ def diagonal(case: Case, i: int) -> Finding | None:
     size, points = int(np.prod(shape)), range(min(POINTS, len(case.points)))
     if np.shape(case.points[0][1][0]) != shape or not 1 < size <= LARGEST:
         return None
-    if case.used + size * len(points) > case.budget:
-        case.cut_short = True
+    if not case.affords(size * len(points)):
         return None
     made = [_own_path(case, i, q) for q in points]
     claimed, true = ([side[i][q] for q in points] for side in (case.got, case.true))
@@ -52,15 +50,12 @@ def diagonal(case: Case, i: int) -> Finding | None:
 
 def _own_path(case: Case, i: int, q: int) -> np.ndarray:
     """`∂y_k/∂x_k dy_k` at point `q`: one gradient evaluation an entry."""
-    leaves, (dy,) = case.points[q]
-    dy = np.asarray(dy)
+    dy = np.asarray(case.points[q][1][0])
     slopes = np.empty(dy.size)
-    with float64():
-        for k in range(dy.size):
-            unit = np.zeros(dy.size)
-            unit[k] = 1.0
-            slopes[k] = np.ravel(case.oracle.compiled(leaves, [unit.reshape(dy.shape)])[i])[k]
-    case.used += dy.size
+    for k in range(dy.size):
+        unit = np.zeros(dy.size)
+        unit[k] = 1.0
+        slopes[k] = np.ravel(case.gradients(q, dy=[unit.reshape(dy.shape)])[i])[k]
     return dy * slopes.reshape(dy.shape)
 
 

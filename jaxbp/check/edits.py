@@ -2,22 +2,27 @@
 
 Every edge of a program (an operand of an operation) can carry a weight that multiplies the error which
 comes back through it: 0 cuts the edge, 2 counts it twice, -1 turns its sign. An `Instead` replaces what
-an operation sends back to one operand by something else. All weights form one vector, so that one
-compiled program, `Edited`, serves every edit.
+an operation sends back by something else, which may be *given* as an array, so that one compiled program
+serves any number of guesses. A `Change` alters a value, as a backward pass does that computes the forward
+pass again and slips there. All weights form one vector; one compiled program, `Edited`, serves them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.oracle import Oracle
-from jaxbp.check.program import Editor, Op, Scope, is_float
+from jaxbp.check.operations import Editor, Op, Scope, is_float
+from jaxbp.check.oracle import Oracle, quick_jit
+
+ROOM = 200_000
+CHUNK = 16  # edits in one call, always as many, so that one program is compiled
 
 
 @jax.custom_vjp
@@ -57,81 +62,96 @@ class Edge:
 
 @dataclass(frozen=True, eq=False)
 class Instead:
-    """`make(operands, results, env) -> y` differs from the operation in its derivative by `operand`.
+    """`make(operands, results, env, given) -> y` differs from the operation in its derivative.
 
     `operand` is the edge that it replaces; -1 replaces everything that reaches the operation's result.
+    `shape` is that of what is given (with the turns of the loops around it first), if anything is.
     """
 
     op: Op
     operand: int
-    make: Callable[[list[Any], list[Any], dict], Any]
+    make: Callable[[list[Any], list[Any], dict, Any], Any]
+    cause: str = ""
+    words: str = ""
+    rank: int = 0
+    shape: tuple[int, ...] | None = None
+    whole: bool = False  # `make` gives every result, and all of them are replaced
+
+    @property
+    def entries(self) -> int:
+        return 0 if self.shape is None else prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """`make(operands, result, weight)` is the operation's value; with weight 0 it is the right one."""
+
+    op: Op
+    make: Callable[[list[Any], Any, Any], Any]
     cause: str
     words: str
-    ahead: bool = False
+    operand: int = 0
+    free: float | None = None  # the number that a free weight is added to
     rank: int = 0
 
 
 class Weights(Editor):
     """Puts the weights of a vector on edges; see `Edited`."""
 
-    def __init__(self, edges: Sequence[Edge], others: Sequence[Instead], theta: Any, scopes: dict):
-        self.theta, self.scopes = theta, scopes
-        self.edges: dict[int, list[tuple[int, Edge]]] = {}
-        self.others: dict[int, list[tuple[int, Instead]]] = {}
+    def __init__(self, edited: Edited, theta: Any, given: Any):
+        self.edited, self.theta, self.given = edited, theta, given
         self.turns: dict[int, Any] = {}
-        self.known: list[dict] = []
-        start = 0
-        for edge in edges:
-            self.edges.setdefault(id(edge.op), []).append((start, edge))
-            start += edge.size
-        for other in others:
-            self.others.setdefault(id(other.op), []).append((start, other))
-            start += 1
+
+    def turn(self, op: Op, index: Any) -> None:
+        self.turns[id(op)] = index
 
     def operands(self, op: Op, values: list[Any]) -> list[Any]:
-        for at, edge in self.edges.get(id(op), ()):
+        for at, edge in self.edited.at_edges.get(id(op), ()):
             if not edge.variable:
-                values[edge.operand] = gate(
-                    values[edge.operand], self._weight(at, edge, values[edge.operand])
-                )
-        for at, other in self.others.get(id(op), ()):
+                x = values[edge.operand]
+                values[edge.operand] = gate(x, self._weight(at, edge, x))
+        for at, other in self.edited.at_others.get(id(op), ()):
             if other.operand >= 0:
                 values[other.operand] = gate(values[other.operand], 1 - self.theta[at])
         return values
 
     def results(self, op: Op, operands: list[Any], results: list[Any], env: dict) -> list[Any]:
-        for at, edge in self.edges.get(id(op), ()):
+        for at, change in self.edited.at_changes.get(id(op), ()):
+            results[0] = change.make(operands, results[0], self.theta[at])
+        for at, edge in self.edited.at_edges.get(id(op), ()):
             if edge.variable:
-                results[edge.operand] = gate(results[edge.operand], self.theta[at])
-        for at, other in self.others.get(id(op), ()):
+                y = results[edge.operand]
+                results[edge.operand] = gate(y, self._weight(at, edge, y))
+        others = self.edited.at_others.get(id(op), ())
+        for at, other in others:
             if other.operand < 0:
-                results[0] = gate(results[0], 1 - self.theta[at])
-        for at, other in self.others.get(id(op), ()):
+                count = len(results) if other.whole else 1
+                weight = 1 - self.theta[at]
+                results[:count] = [gate(r, weight) if is_float(r) else r for r in results[:count]]
+        for at, other in others:
             inputs = [
                 env.get(v) if isinstance(v, int) else o for v, o in zip(op.inputs, operands, strict=True)
             ]
-            known = {**(self.known[-1] if self.known else {}), **env}
-            made = jnp.broadcast_to(other.make(inputs, results, known), results[0].shape)
-            results[0] = beside(results[0], made, self.theta[at])
+            made = other.make(inputs, results, env, self._given(at, op, other))
+            for n, one in enumerate(made if other.whole else [made]):
+                if is_float(results[n]):
+                    full = jnp.broadcast_to(one, results[n].shape)
+                    results[n] = beside(results[n], full, self.theta[at])
         return results
 
-    def turn(self, op: Op, index: Any) -> None:
-        self.turns[id(op)] = index
-
-    def enter(self, scope: Scope, values: list[Any], run: Callable[[Editor], Any]) -> None:
-        """Where something later in the scope is needed earlier, compute the whole scope first."""
-        wanted = any(o.ahead for op in scope.ops for _, o in self.others.get(id(op), ()))
-        recorder = _Recorder()
-        if wanted:
-            run(recorder)
-        self.known.append({k: jax.lax.stop_gradient(v) for k, v in recorder.env.items()})
-
-    def leave(self) -> None:
-        self.known.pop()
+    def _given(self, at: int, op: Op, other: Instead) -> Any:
+        """What is given, in this turn of the loops around the operation."""
+        if other.shape is None:
+            return None
+        start = self.edited.offsets[at - self.edited.weights]
+        value = self.given[start : start + other.entries].reshape(other.shape)
+        for loop in self.edited.loops[id(op)]:
+            value = value[self.turns[id(loop)]]
+        return value
 
     def _weight(self, at: int, edge: Edge, value: Any) -> Any:
         if edge.steps:
-            return self.theta[at + self.turns[id(self.scopes[id(edge.op)])]]
+            return self.theta[at + self.turns[id(self.edited.loops[id(edge.op)][-1])]]
         if edge.axis is None:
             return self.theta[at]
         shape = [1] * value.ndim
@@ -139,60 +159,79 @@ class Weights(Editor):
         return self.theta[at : at + edge.size].reshape(shape)
 
 
-class _Recorder(Editor):
-    def __init__(self) -> None:
-        self.env: dict = {}
-        self.depth = 0
-
-    def enter(self, scope: Scope, values: list[Any], run: Any) -> None:
-        self.depth += 1
-
-    def leave(self) -> None:
-        self.depth -= 1
-
-    def results(self, op: Op, operands: list[Any], results: list[Any], env: dict) -> list[Any]:
-        if self.depth == 1:
-            self.env.update(zip(op.outputs, results, strict=True))
-        return results
-
-
 class Edited:
-    """The oracle's gradient with editable edges: `run(thetas, point) -> [leaf][edit, ...]`."""
+    """The oracle's gradient with editable edges: `run(thetas, leaves, dy) -> [leaf][edit, ...]`."""
 
-    def __init__(self, oracle: Oracle, edges: Sequence[Edge], others: Sequence[Instead] = ()):
-        self.edges, self.others = list(edges), list(others)
+    def __init__(
+        self,
+        oracle: Oracle,
+        edges: Sequence[Edge] = (),
+        others: Sequence[Instead] = (),
+        changes: Sequence[Change] = (),
+    ):
+        self.edges, self.others, self.changes = list(edges), list(others), list(changes)
         self.starts = np.cumsum([0, *(e.size for e in self.edges)]).astype(int)
-        self.size = int(self.starts[-1]) + len(self.others)
-        holders = _holders(oracle.program.scope, None)
+        self.weights = int(self.starts[-1])
+        self.size = self.weights + len(self.others) + len(self.changes)
+        ends = np.cumsum([0, *(o.entries for o in self.others)]).astype(int)
+        self.apart = (
+            int(ends[-1]) <= ROOM
+        )  # each has its own place in what is given, or all have the same
+        self.offsets = ends if self.apart else np.zeros_like(ends)
+        self.room = int(ends[-1]) if self.apart else max([0, *(o.entries for o in self.others)])
+        self.loops = loops(oracle.program.scope)
+        self.at_edges = _by_op(self.edges, self.starts)
+        self.at_others = _by_op(self.others, range(self.weights, self.size))
+        self.at_changes = _by_op(self.changes, range(self.weights + len(self.others), self.size))
 
-        def gradient(theta: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
+        def gradient(theta: Any, given: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
             def outputs(values: list[Any]) -> list[Any]:
-                editor = Weights(self.edges, self.others, theta, holders)
-                return [y for y in oracle.program.run(values, editor) if is_float(y)]
+                run = oracle.program.run(values, Weights(self, theta, given))
+                return [y for y in run if is_float(y)]
 
             return list(jax.vjp(outputs, leaves)[1](dy)[0])
 
-        def batch(thetas: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
-            return jax.lax.map(lambda theta: gradient(theta, leaves, dy), thetas)
+        def batch(thetas: Any, given: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
+            return jax.lax.map(lambda row: gradient(row[0], row[1], leaves, dy), (thetas, given))
 
-        self._batch = jax.jit(batch)
+        self._batch = quick_jit(batch)
 
     def neutral(self) -> np.ndarray:
         """The weights with which nothing is changed."""
-        return np.concatenate([np.ones(int(self.starts[-1])), np.zeros(len(self.others))])
+        return np.concatenate([np.ones(self.weights), np.zeros(self.size - self.weights)])
 
-    def run(self, thetas: np.ndarray, leaves: list[Any], dy: list[Any]) -> list[np.ndarray]:
-        """Call it inside `float64()`. Numbers of edits are rounded up, so that few programs compile."""
+    def run(
+        self, thetas: np.ndarray, leaves: list[Any], dy: list[Any], given: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """The cotangents of every leaf for every row of weights. Call it inside `float64()`."""
+        given = np.zeros((len(thetas), self.room)) if given is None else given
+        parts = [
+            self._chunk(thetas[n : n + CHUNK], given[n : n + CHUNK], leaves, dy)
+            for n in range(0, len(thetas), CHUNK)
+        ]
+        return [np.concatenate(leaf) for leaf in zip(*parts, strict=True)]
+
+    def _chunk(self, thetas: np.ndarray, given: np.ndarray, leaves: Any, dy: Any) -> list[np.ndarray]:
         count = len(thetas)
-        padded = np.concatenate([thetas, np.tile(self.neutral(), (-count % 8, 1))])
-        return [np.asarray(g)[:count] for g in self._batch(jnp.asarray(padded), leaves, dy)]
+        thetas = np.concatenate([thetas, np.tile(self.neutral(), (CHUNK - count, 1))])
+        given = np.concatenate([given, np.zeros((CHUNK - count, self.room))])
+        made = self._batch(jnp.asarray(thetas), jnp.asarray(given), leaves, dy)
+        return [np.asarray(g)[:count] for g in made]
 
 
-def _holders(scope: Scope, holder: Op | None) -> dict[int, Any]:
-    """The operation whose body each operation stands in, by `id`."""
+def _by_op(edits: Sequence[Any], starts: Any) -> dict[int, list[tuple[int, Any]]]:
+    found: dict[int, list[tuple[int, Any]]] = {}
+    for start, edit in zip(starts, edits, strict=False):
+        found.setdefault(id(edit.op), []).append((int(start), edit))
+    return found
+
+
+def loops(scope: Scope, around: tuple[Op, ...] = ()) -> dict[int, tuple[Op, ...]]:
+    """The scans around each operation, the outermost first, by `id`."""
     found = {}
     for op in scope.ops:
-        found[id(op)] = holder
+        found[id(op)] = around
+        inside = (*around, op) if op.kind == "scan" else around
         for body in op.bodies if op.kind != "rule" else ():
-            found.update(_holders(body, op))
+            found.update(loops(body, inside))
     return found

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from jaxbp.check.program import Constant, Editor, Op, Place, Program, all_ops, is_float
+from jaxbp.check.operations import Constant, Editor, Op, Place, is_float
+from jaxbp.check.program import Program
 from jaxbp.check.sample import Point
 
 TWO_SIDED = {"max", "min", "gt", "ge", "lt", "le", "eq", "ne", "clamp"}
@@ -75,10 +76,6 @@ def dependent(program: Program) -> set[int]:
         if any(not isinstance(v, Constant) and v in reached for v in op.inputs):
             reached.update(op.outputs)
     return reached
-
-
-def operations(program: Program) -> list[Op]:
-    return all_ops(program.scope)
 
 
 def _count(op: Op, values: list[Any], live: list[bool]) -> int:

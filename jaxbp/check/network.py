@@ -37,7 +37,7 @@ def locate(check: Check) -> list[Finding]:
     recorded: Any = map_leaves(Record, net)
     try:
         _, saved = recorded.forward(args[0], args[1], mode)
-        records, _ = recorded.backward(args[0], saved, check.rule.cotangent(check._dy(check.points[0])))
+        records, _ = recorded.backward(args[0], saved, check.rule.cotangent(check.dy(check.points[0])))
     except Exception:
         return []
     order = list(reversed(list(walk(net, args[0], records))))
@@ -105,7 +105,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 def _alone(check: Check, path: str, layer: Layer, params: Any, record: dict[str, Any]) -> list[Finding]:
     """The leaf checked on its own, with the inputs and the error that it had in the walk."""
-    from jaxbp.check.verify import check_gradients
+    from jaxbp.check.verify import check_gradients  # the two need each other
 
     report = check_gradients(layer, params, record["x"], seed=check.seed, budget=check.budget)
     check.report.evaluations += report.evaluations

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.oracle import float64
-from jaxbp.check.program import Editor, Op, Program, is_float, read
+from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.oracle import float64, quick_jit
+from jaxbp.check.program import Program, read
 
 RUNS = 4
 
@@ -65,7 +66,7 @@ def spread(
             lambda *v: fn(list(v[: len(leaves)]), list(v[len(leaves) :])), [*leaves, *dy]
         )
 
-        @jax.jit
+        @quick_jit
         def shaken(values: list[Any], phase: Any) -> list[Any]:
             return program.run(values, Jitter(phase, 2.0**-50))
 

@@ -77,7 +77,7 @@ def locate_nonfinite(
     """
     if not isinstance(net, Layer):
         raise InputError(f"locate_nonfinite: expected a layer, got {type(net).__name__}")
-    for phase, tree in (("parameters", params), ("input", (x, y))):
+    for phase, tree in (("parameters", params), ("input", {"x": x, "y": y})):
         if not is_finite(tree):
             return Nonfinite(phase, _first_path(tree), "", "as given", describe(tree))
     recorded = map_leaves(Record, net)

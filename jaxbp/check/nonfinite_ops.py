@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.core import Tracer
 
-from jaxbp.check.program import Editor, Op, is_float, read
+from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.program import read
 
 if TYPE_CHECKING:
     from jaxbp.check.verify import Check
 
 
 class _Watch(Editor):
-    def __init__(self) -> None:
+    def __init__(self, bad: Callable[[Any], bool]) -> None:
+        self.bad = bad
         self.found: tuple[Op, list[Any]] | None = None
 
     def results(self, op: Op, operands: list[Any], results: list[Any], env: dict) -> list[Any]:
         values = [*operands, *results]
         if self.found is None and not any(isinstance(v, Tracer) for v in values):
-            fresh = any(_bad(r) for r in results) and not any(_bad(v) for v in operands)
+            fresh = any(self.bad(r) for r in results) and not any(self.bad(v) for v in operands)
             if fresh:
                 self.found = op, operands
         return results
@@ -34,10 +37,19 @@ def _bad(x: Any) -> bool:
     )
 
 
+def _infinite(x: Any) -> bool:
+    """NaN or infinity of either sign."""
+    return bool(is_float(x) and not np.all(np.isfinite(np.asarray(x, np.float64))))
+
+
 def first_operation(fn: Any, values: list[Any]) -> str:
     """In words: the first operation of `fn(*values)` with a result that is not finite, or nothing."""
-    watch = _Watch()
-    read(fn, values).run(values, watch, wide=False)
+    program = read(fn, values)
+    watch = _Watch(_bad)
+    program.run(values, watch, wide=False)
+    if watch.found is None:
+        watch = _Watch(_infinite)
+        program.run(values, watch, wide=False)
     if watch.found is None:
         return ""
     op, operands = watch.found
@@ -58,7 +70,7 @@ def first(check: Check) -> str:
         if q == 0 or not all(np.all(np.isfinite(g)) for g in check.got[q]):
             point = check.points[q]
             count = len(check.target.leaves)
-            values = [*check._leaves(point), *check._dy(point)]
+            values = [*check.leaves(point), *check.dy(point)]
             try:
                 words = first_operation(lambda *v, n=count: check.rule.flat(v[:n], v[n:]), values)
             except Exception:

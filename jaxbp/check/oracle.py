@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxbp.check.program import Program, is_float, read
+from jaxbp.check.operations import is_float
+from jaxbp.check.program import Program, read
 from jaxbp.check.target import Target
 from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 from jaxbp.losses import Loss
@@ -116,6 +117,12 @@ def float64() -> Iterator[None]:
         yield
 
 
+def quick_jit(fn: Callable[..., Any]) -> Any:
+    """`jax.jit`, compiled without XLA's expensive optimisations: such a program is called a few times."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(fn, compiler_options=options if jax.default_backend() == "cpu" else None)
+
+
 def traced(fn: Callable[..., Any], values: Sequence[Any]) -> Program:
     """`fn` as a program: traced with float64 values or, where it does not take them, with its own.
 
@@ -136,12 +143,18 @@ class Oracle:
     it cannot be differentiated at all (a kernel, a callback), differences. `method` says which.
     """
 
-    def __init__(self, target: Target):
-        with float64():
-            self.program = traced(target.plain, target.leaves)
+    def __init__(self, target: Target, optimise: bool = False):
+        try:
+            with float64():
+                self.program = traced(target.plain, target.leaves)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(
+                f"{target.name}: JAX cannot trace this function, so there is nothing to compare with: "
+                f"{type(error).__name__}: {first}"
+            ) from error
         self.method = "reverse"
-        self.compiled = jax.jit(self.gradient)
-        self.value = jax.jit(self.program.run)
+        self.compiled = (jax.jit if optimise else quick_jit)(self.gradient)
 
     def outputs(self, leaves: Sequence[Any]) -> list[Any]:
         return [y for y in self.program.run(leaves) if is_float(y)]

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check.kinks import operations
-from jaxbp.check.oracle import float64
-from jaxbp.check.program import Constant, is_float
+from jaxbp.check.meaning import indices, meaning_of
+from jaxbp.check.products import shift
 from jaxbp.check.report import Finding
 
 if TYPE_CHECKING:
-    from jaxbp.check.verify import Case
+    from jaxbp.check.case import Case
 
 Arrays = list[np.ndarray]
 
@@ -42,6 +41,8 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
     for g, t in zip(got, true, strict=True):
         norm = float(np.vdot(t, t))
         if g.shape != t.shape or not np.all(np.isfinite(g)):
+            return None
+        if norm == 0 and np.any(np.abs(g) > tolerance):
             return None
         if norm == 0 or not np.isfinite(norm):
             continue
@@ -70,7 +71,7 @@ def scaled(case: Case, i: int) -> Finding | None:
     if case.true[i][0].size == 1 and len(case.points) < 3:
         return None
     ks = factors(case.got[i], case.true[i], case.tolerance[i])
-    if ks is None or all(abs(k) < 1e-9 for k in ks):
+    if ks is None or all(abs(k) < 1e-9 for k in ks) or all(abs(k - 1) <= case.tolerance[i] for k in ks):
         return None
     k, path = float(np.median(ks)), case.paths[i]
     steady = max(abs(k - other) for other in ks) <= max(10 * case.tolerance[i], 1e-6) * max(map(abs, ks))
@@ -110,72 +111,6 @@ def _varying(case: Case, i: int, ks: list[float]) -> Finding | None:
     return Finding(path, "scale", detail, {"factor": ks, "meaning": ""})
 
 
-def meaning_of(case: Case, k: float) -> str:
-    """What a factor is, in terms of the sizes and constants in the function."""
-    near = max(case.tolerance[i] for i in case.wrong) * 20
-    plain = {2.0: "2, as from a square", 0.5: "½", 4.0: "4", 0.25: "¼", 3.0: "3", 1 / 3: "⅓"}
-    sizes = _sizes(case)
-    ranked: list[tuple[float, str]] = []
-    for n, words in sizes.items():
-        ranked += [
-            (1 / n, f"1/{n}, {words}: a mean in the place of a sum, or one divided twice"),
-            (float(n), f"{n}, {words}: a sum in the place of a mean, or a mean's 1/{n} left out"),
-        ]
-    for n, words in sizes.items():
-        ranked.append((math.sqrt(n), f"√{n}, with {n} {words}"))
-        ranked.append((1 / math.sqrt(n), f"1/√{n}, with {n} {words}"))
-    ranked = [
-        (v, w) for v, w in plain.items() if round(v) not in sizes and round(1 / v) not in sizes
-    ] + ranked
-    ranked = [*ranked, *((v, w) for v, w in plain.items())]
-    ranked += [(1 - v, f"1 - {v:g}") for v in _constants(case)]
-    for v in _constants(case):
-        ranked += [
-            (abs(v), f"the constant {v:g} of the function"),
-            (1 / abs(v), f"1 over the constant {v:g}"),
-        ]
-    ranked += [(m / (m - 1), f"{m}/{m - 1}") for m in sizes if m > 1] + [
-        ((m - 1) / m, f"{m - 1}/{m}") for m in sizes
-    ]
-    fits = [words for value, words in ranked if value and abs(k / value - 1) <= near]
-    return " (or ".join(fits[:2]) + ")" * (len(fits[:2]) - 1)
-
-
-def _sizes(case: Case) -> dict[int, str]:
-    """Lengths of axes in the arguments, outputs and in between, with what they are."""
-    found: dict[int, str] = {}
-    outputs = [np.shape(d) for d in case.points[0][1]]
-    shapes = [(s, "the output") for s in outputs]
-    shapes += [(np.shape(leaf), p) for leaf, p in zip(case.points[0][0], case.paths, strict=True)]
-    for shape, name in shapes:
-        for axis, n in enumerate(shape):
-            if n > 1:
-                found.setdefault(n, f"the length of axis {axis} of {name}")
-    for op in operations(case.oracle.program):
-        for aval in op.out_avals:
-            for n in getattr(aval, "shape", ()):
-                if n > 1:
-                    found.setdefault(n, f"the length of an axis at {op.place}")
-    for shape, name in shapes:
-        if len(shape) > 1 and math.prod(shape) > 1:
-            found.setdefault(math.prod(shape), f"the number of entries of {name}")
-        for a, b in itertools.pairwise(shape):
-            found.setdefault(a * b, f"the product of two axes of {name}") if a * b > 1 else None
-    return found
-
-
-def _constants(case: Case) -> list[float]:
-    """The numbers written in the function."""
-    found = {}
-    for op in operations(case.oracle.program):
-        for v in op.inputs:
-            if isinstance(v, Constant) and np.size(v.value) == 1 and is_float(np.asarray(v.value)):
-                number = float(np.asarray(v.value).reshape(()))
-                if math.isfinite(number) and number not in (0.0, 1.0, -1.0):
-                    found[number] = None
-    return list(found)
-
-
 def swapped(case: Case, i: int) -> Finding | None:
     """The cotangent of another leaf."""
     for j in range(len(case.paths)):
@@ -200,7 +135,10 @@ def turned(case: Case, i: int) -> Finding | None:
         ks = factors(case.got[i], made, case.tolerance[i])
         if ks and cause != "missing-rows":
             return Finding(
-                path, cause, f"{path} {words}, and is {ks[0]:.4g} times too large", {"turn": words}
+                path,
+                cause,
+                f"{path} {words}, and is {ks[0]:.4g} times what it should be",
+                {"turn": words},
             )
     return None
 
@@ -224,7 +162,7 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                 words = f"is moved by {step} along axis {axis}: an off-by-one"
                 yield "missing-rows", words, lambda t, a=axis, s=step: np.roll(t, s, a)
                 if abs(step) == 1:
-                    yield "missing-rows", words, lambda t, a=axis, s=step: _shift(t, s, a)
+                    yield "missing-rows", words, lambda t, a=axis, s=step: shift(t, s, a)
     if rank > 1 and math.prod(shape) > 1:
         for a, b in itertools.combinations(range(rank), 2):
             if shape[a] != shape[b] and shape[a] > 1 and shape[b] > 1:
@@ -232,14 +170,30 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                     f"was filled with axes {a} and {b} exchanged (a reshape where a transpose belongs)"
                 )
                 yield "transpose", words, lambda t, a=a, b=b: np.swapaxes(t, a, b).reshape(t.shape)
+                yield "transpose", words, lambda t, a=a, b=b: _refilled(t, a, b)
+    for axis in range(rank):
+        for count in (2, 3, 4):
+            if shape[axis] % count == 0 and shape[axis] // count > 1:
+                yield from _blocks(axis, count)
 
 
-def _shift(t: np.ndarray, step: int, axis: int) -> np.ndarray:
-    moved = np.roll(t, step, axis)
-    index: list[Any] = [slice(None)] * t.ndim
-    index[axis] = slice(0, step) if step > 0 else slice(step, None)
-    moved[tuple(index)] = 0
-    return moved
+def _refilled(t: np.ndarray, a: int, b: int) -> np.ndarray:
+    moved = list(t.shape)
+    moved[a], moved[b] = moved[b], moved[a]
+    return np.swapaxes(t.reshape(moved), a, b)
+
+
+def _blocks(axis: int, count: int) -> Iterator[tuple[str, str, Any]]:
+    """Two of the equal blocks of an axis (halves, gates) in each other's place."""
+    for m, n in itertools.combinations(range(count), 2):
+        order = list(range(count))
+        order[m], order[n] = n, m
+        words = f"has blocks {m} and {n} of the {count} along axis {axis} in each other's place"
+        yield (
+            "swapped",
+            words,
+            lambda t, o=order: np.concatenate([np.split(t, count, axis)[k] for k in o], axis),
+        )
 
 
 def sliced(case: Case, i: int) -> Finding | None:
@@ -255,12 +209,16 @@ def sliced(case: Case, i: int) -> Finding | None:
         known = np.array([[np.nan if v is None else v for v in k] for k in ks if k is not None])
         if len(known) != len(ks) or np.all(np.isnan(known)):
             continue
-        with np.errstate(all="ignore"):
-            low, high = np.nanmin(known, axis=0), np.nanmax(known, axis=0)
-        usable = ~np.isnan(low)
+        usable = ~np.all(np.isnan(known), axis=0)
+        low = np.min(np.where(np.isnan(known), np.inf, known), axis=0)
+        high = np.max(np.where(np.isnan(known), -np.inf, known), axis=0)
         if np.any(high[usable] - low[usable] > 1e-3 * np.maximum(1, np.abs(high[usable]))):
             continue
-        middle = np.where(usable, (low + high) / 2, 1.0)
+        single = case.true[i][0].size == shape[axis]  # then every claim is some multiple, index by index
+        middle = np.where(usable, (np.where(usable, low, 0) + np.where(usable, high, 0)) / 2, 1.0)
+        multiples = np.unique(np.round(middle[np.abs(middle - 1) > 1e-4], 4))
+        if single and len(multiples) > 1 and np.any(multiples != 0):
+            continue
         return _slices(path, axis, middle, shape)
     return None
 
@@ -305,172 +263,3 @@ def _by_index(g: np.ndarray, t: np.ndarray, axis: int, tolerance: float) -> list
             return None
         found.append(k)
     return found
-
-
-def indices(rows: Any) -> str:
-    """`index 3`, `indices 0–4`, `indices 1, 3, 5`."""
-    rows = [int(r) for r in rows]
-    if len(rows) == 1:
-        return f"index {rows[0]}"
-    if rows == list(range(rows[0], rows[-1] + 1)):
-        return f"indices {rows[0]}–{rows[-1]}"
-    return "indices " + ", ".join(map(str, rows[:8])) + (" …" if len(rows) > 8 else "")
-
-
-def by_cotangent(case: Case, i: int) -> Finding | None:
-    """Only some entries of the output's cotangent arrive, or arrive elsewhere along an axis."""
-    dy = [np.asarray(d) for d in case.points[0][1]]
-    for k, d in enumerate(dy):
-        for axis in range(d.ndim):
-            if 1 < d.shape[axis] <= 64:
-                found = _rows(case, i, k, (axis,)) or _moved(case, i, k, axis)
-                if found:
-                    return found
-        leading = tuple(range(d.ndim - 1))
-        if len(leading) > 1 and math.prod(d.shape[:-1]) <= 64:
-            found = _rows(case, i, k, leading)
-            if found:
-                return found
-    return None
-
-
-def _gradients(case: Case, changed: Any) -> list[Arrays]:
-    """The oracle's gradient at every point, with the cotangents changed."""
-    with float64():
-        case.used += len(case.points)
-        runs = [case.oracle.compiled(leaves, changed(dy)) for leaves, dy in case.points]
-    return [[np.asarray(r[i]) for r in runs] for i in range(len(case.paths))]
-
-
-def _rows(case: Case, i: int, k: int, axes: tuple[int, ...]) -> Finding | None:
-    shape = np.shape(case.points[0][1][k])
-    lengths = [n if a in axes else 1 for a, n in enumerate(shape)]
-    length = math.prod(lengths)
-    if case.used + length * len(case.points) > case.budget:
-        case.cut_short = True
-        return None
-    parts = []
-    for n in range(length):
-        mask = np.zeros(length)
-        mask[n] = 1
-
-        def only(dy: list[Any], mask: np.ndarray = mask.reshape(lengths)) -> list[Any]:
-            return [d * mask if m == k else d * 0 for m, d in enumerate(dy)]
-
-        parts.append(_gradients(case, only)[i])
-    if case.got[i][0].shape != case.true[i][0].shape:
-        return None
-    columns = np.stack(
-        [
-            np.concatenate([_unit(p, t).ravel() for p, t in zip(part, case.true[i], strict=True)])
-            for part in parts
-        ],
-        1,
-    )
-    claimed = np.concatenate(
-        [_unit(g, t).ravel() for g, t in zip(case.got[i], case.true[i], strict=True)]
-    )
-    if columns.shape[0] < 2 * length:
-        return None
-    weights, *_ = np.linalg.lstsq(columns, claimed, rcond=1e-10)
-    scale = max(1.0, float(np.max(np.abs(claimed))))
-    if np.max(np.abs(columns @ weights - claimed)) > 10 * case.tolerance[i] * scale:
-        return None
-    return _row_finding(case, i, axes, weights, np.linalg.norm(columns, axis=0))
-
-
-def _row_finding(
-    case: Case, i: int, axes: tuple[int, ...], weights: np.ndarray, norms: np.ndarray
-) -> Finding | None:
-    path, length = case.paths[i], len(weights)
-    seen = norms > 1e-9 * max(float(np.max(norms)), 1e-300)
-    weights = np.where(seen, weights, 1.0)
-    wrong = np.flatnonzero(np.abs(weights - 1) > 1e-4)
-    gone = np.flatnonzero(np.abs(weights) < 1e-5)
-    if not len(wrong) or len(wrong) == len(gone) == length:
-        return None
-    there = np.flatnonzero(seen & (np.abs(weights) > 1e-5))
-    along = f"axis {axes[0]}" if len(axes) == 1 else f"axes {list(axes)}, counted in one,"
-    where = f"along {along} of the output (length {length})"
-    evidence = {"axis": list(axes), "weights": np.round(weights, 6).tolist()}
-    if len(gone) == len(wrong) and len(there) == 1 and length > 2:
-        detail = (
-            f"{path} holds the contribution of {indices(there)} {where} alone: the sum over it is missing"
-        )
-        return Finding(path, "missing-sum", detail, evidence)
-    if len(gone) == len(wrong):
-        detail = f"the contribution of {indices(gone)} {where} is missing from {path}"
-        return Finding(path, "missing-rows", detail, evidence)
-    if np.ptp(weights) < 1e-5:
-        return None
-    values = ", ".join(f"{w:.4g}" for w in weights[:8]) + (" …" if length > 8 else "")
-    detail = f"the entries {where} are weighted {values} in {path} instead of 1 each"
-    return Finding(path, "missing-rows", detail, evidence)
-
-
-def _unit(a: np.ndarray, true: np.ndarray) -> np.ndarray:
-    return np.asarray(a / (float(np.max(np.abs(true), initial=0.0)) or 1.0))
-
-
-def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:
-    shape = np.shape(case.points[0][1][k])
-    for words, cause, turn in (
-        ("reversed", "flip", lambda d: np.flip(d, axis)),
-        ("moved by 1", "missing-rows", lambda d: _shift(np.asarray(d), 1, axis)),
-        ("moved by -1", "missing-rows", lambda d: _shift(np.asarray(d), -1, axis)),
-        ("moved round by 1", "missing-rows", lambda d: np.roll(d, 1, axis)),
-        ("moved round by -1", "missing-rows", lambda d: np.roll(d, -1, axis)),
-    ):
-        if case.used + len(case.points) > case.budget:
-            case.cut_short = True
-            return None
-        made = _gradients(case, lambda dy, t=turn: [t(d) if m == k else d for m, d in enumerate(dy)])[i]
-        if matches(case.got[i], made, case.tolerance[i]):
-            detail = f"{case.paths[i]} uses the cotangent {words} along axis {axis} of {list(shape)}"
-            return Finding(case.paths[i], cause, detail, {"axis": axis})
-    return None
-
-
-def updated(case: Case, i: int) -> Finding | None:
-    """The gradient after a step `-η ∂L/∂p`, with `η` found by Gauss-Newton."""
-    for j in range(len(case.paths)):
-        found = [_step_size(case, i, j, q) for q in range(min(2, len(case.points)))]
-        if all(eta is not None for eta in found):
-            path, other = case.paths[i], case.paths[j]
-            detail = (
-                f"{path} is the gradient at another point: where {other} has already been updated by "
-                f"{found[0]:.4g} times its own gradient"
-            )
-            return Finding(path, "wrong-point", detail, {"step": found[0], "argument": other})
-    return None
-
-
-def _step_size(case: Case, i: int, j: int, q: int) -> float | None:
-    """`η` for which the true gradient at `p_j - η ∂L/∂p_j` is the claimed one, at one point."""
-    leaves, dy = case.points[q]
-    step, goal = case.true[j][q], case.got[i][q]
-    scale = float(np.max(np.abs(goal), initial=0.0))
-    if not np.any(step) or goal.shape != case.true[i][q].shape or not scale:
-        return None
-
-    def gradient(eta: float) -> np.ndarray:
-        case.used += 1
-        with float64():
-            moved = [leaf - eta * step if n == j else leaf for n, leaf in enumerate(leaves)]
-            return np.asarray(case.oracle.compiled(moved, dy)[i])
-
-    eta, small = 0.0, 1e-5 / (float(np.max(np.abs(step))) or 1.0)
-    for _ in range(12):
-        if case.used + 2 > case.budget:
-            case.cut_short = True
-            return None
-        here = gradient(eta)
-        rest = goal - here
-        if np.max(np.abs(rest)) <= case.tolerance[i] * scale:
-            return eta if eta else None
-        slope = (gradient(eta + small) - here) / small
-        norm = float(np.vdot(slope, slope))
-        if not np.isfinite(norm) or norm == 0:
-            return None
-        eta += float(np.vdot(slope, rest)) / norm
-    return None

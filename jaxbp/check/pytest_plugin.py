@@ -23,12 +23,18 @@ PROPERTY = "jaxbp_gradients"
 def gradients(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
     """`gradients(target, *args, **options)`: `jaxbp.assert_gradients`, entered in the summary's table."""
     from jaxbp.check.verify import check_gradients
+    from jaxbp.layer import InputError
 
     rows: list[Row] = []
     request.node.user_properties.append((PROPERTY, rows))
 
     def check(target: Any, *args: Any, **options: Any) -> Any:
-        report = check_gradients(target, *args, **options)
+        try:
+            report = check_gradients(target, *args, **options)
+        except InputError as error:
+            name = getattr(target, "__name__", type(target).__name__)
+            rows.append((request.node.nodeid, name, "not run", float("nan"), float("nan")))
+            pytest.fail(f"could not be checked: {error}", pytrace=False)
         worst = report.worst
         error, floor = (worst.error, worst.floor) if worst else (float("nan"), float("nan"))
         rows.append((request.node.nodeid, report.target, report.verdict, error, floor))
@@ -57,4 +63,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.line(f"{'checked':<{width}}  {'verdict':<8}  error     noise floor  test")
     for test, target, verdict, error, floor in rows:
         line = f"{target[:width]:<{width}}  {verdict:<8}  {error:<8.2g}  {floor:<11.2g}  {test}"
-        terminalreporter.line(line, red=verdict == "wrong", green=verdict == "right")
+        terminalreporter.line(line, red=verdict in ("wrong", "not run"), green=verdict == "right")

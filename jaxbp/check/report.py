@@ -48,7 +48,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        return ADVICE.get(self.cause, "")
+        return self.evidence.get("advice") or ADVICE.get(self.cause, "")
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,17 @@ class Report:
             "ok": self.ok,
             "verdict": self.verdict,
             "leaves": [_plain(asdict(leaf)) for leaf in self.leaves],
-            "findings": [_plain(asdict(f)) for f in self.findings],
+            "findings": [{**_plain(asdict(f)), "advice": f.advice} for f in self.findings],
             "notes": list(self.notes),
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 3),
         }
 
     def heat_map(self, folder: str | Path, path: str | None = None) -> Path:
-        """Write a PNG of where a leaf differs (the worst one by default) and return its path."""
+        """Write a PNG of where a leaf differs (the worst one by default) and return its path.
+
+        `folder` is where to put it, or the file itself where it ends in `.png`.
+        """
         from jaxbp.check.show import heat_map
 
         return heat_map(self, Path(folder), path)
@@ -153,6 +156,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
+_HEAD = Leaf("argument", (), "", "", 0.0, 0.0)
+
+
 def text(report: Report) -> str:
     """A few lines when right; when wrong, a table, the causes in words, and what to try."""
     head = {
@@ -166,7 +172,7 @@ def text(report: Report) -> str:
         where = f" {finding.path}" if finding.path else ""
         lines += [f"  {i}. {finding.cause}{where}", f"     {finding.detail}"]
         place = finding.evidence.get("source")
-        if place:
+        if place and place.partition(": ")[0] not in finding.detail:
             lines.append(f"     → {place}")
         lines += [f"     What to try: {finding.advice}", ""]
     lines += _table(report.leaves)
@@ -178,14 +184,17 @@ def text(report: Report) -> str:
 def _table(leaves: list[Leaf]) -> list[str]:
     shown = [leaf for leaf in leaves if leaf.verdict != "right"] or leaves
     shown = sorted(shown, key=lambda leaf: -1 if math.isnan(leaf.error) else -leaf.error)[:12]
-    width = max((len(leaf.path) for leaf in shown), default=0)
+    width = max((len(leaf.path) for leaf in (*shown, _HEAD)), default=0)
     lines = [f"  {'argument':<{width}}  verdict   error     noise floor"] if shown else []
     for leaf in shown:
         line = f"  {leaf.path:<{width}}  {leaf.verdict:<8}  {leaf.error:<8.2g}  {leaf.floor:<8.2g}"
-        if leaf.verdict in ("wrong", "noisy"):
+        if leaf.verdict in ("wrong", "noisy") and not math.isnan(leaf.expected):
             index = ",".join(map(str, leaf.worst))
             line += f"  worst at [{index}]: {leaf.got:.6g}, expected {leaf.expected:.6g} ({leaf.where})"
         lines.append(line.rstrip())
     if len(leaves) > len(shown):
-        lines.append(f"  and {len(leaves) - len(shown)} more")
+        rest = "right" if any(leaf.verdict != "right" for leaf in shown) and len(shown) < 12 else "more"
+        lines.append(f"  and {len(leaves) - len(shown)} {rest}")
+    if any(leaf.verdict in ("wrong", "noisy") for leaf in shown):
+        lines.append("  (error: largest difference over largest true entry)")
     return lines

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.oracle import float64, traced
-from jaxbp.check.program import Program, is_float
+from jaxbp.check.operations import is_float
+from jaxbp.check.oracle import float64, quick_jit, traced
+from jaxbp.check.program import Program
 from jaxbp.check.target import Misfit, Target
 from jaxbp.layer import InputError, shape_text
 
@@ -29,16 +30,19 @@ class Rule:
         self.program: Program | None = None
         self.jitted = jax.jit(self.flat)
 
-    def plain(self) -> list[Any]:
-        """The function's floating outputs; remembers the output's structure."""
+    def plain(self, compute: bool = True) -> list[Any]:
+        """The function's floating outputs (or their shapes alone); remembers the output's structure."""
         target = self.target
         try:
-            self.output = target.plain(*target.leaves)
+            run = target.plain if compute else lambda *leaves: jax.eval_shape(target.plain, *leaves)
+            self.output = run(*target.leaves)
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"{target.name}: the function itself raised {summary(error)}") from error
-        outputs = [jnp.asarray(y) for y in jax.tree.leaves(self.output) if is_float(jnp.asarray(y))]
+        if compute:
+            self.output = jax.tree.map(jnp.asarray, self.output)
+        outputs = [y for y in jax.tree.leaves(self.output) if is_float(y)]
         if not outputs:
             raise InputError(f"{target.name}: no output has a floating dtype, so there is no gradient")
         return outputs
@@ -47,19 +51,26 @@ class Rule:
         """The floating cotangents as a tree like the output (`float0` for the others)."""
         flat, tree = jax.tree.flatten(self.output)
         rest = iter(dy)
-        full = [
-            next(rest) if is_float(jnp.asarray(y)) else np.zeros(np.shape(y), jax.dtypes.float0)
-            for y in flat
-        ]
+        full = [next(rest) if is_float(y) else np.zeros(np.shape(y), jax.dtypes.float0) for y in flat]
         return jax.tree.unflatten(tree, full)
 
-    def first(self, leaves: Sequence[Any], dy: Sequence[Any]) -> tuple[Any, list[Any], list[Misfit]]:
-        """Un-jitted: `(y, cotangents, misfits)`. Raises `RuleError` with the original message."""
+    def first(
+        self, leaves: Sequence[Any], dy: Sequence[Any], compiled: bool = False
+    ) -> tuple[Any, list[Any], list[Misfit]]:
+        """`(y, cotangents, misfits)`, un-jitted unless `compiled`.
+
+        Raises `RuleError` with the original message.
+        """
         target = self.target
         args = target.rebuild(leaves)
         before = jax.tree.leaves(args)
         try:
-            y, raw = target.walk(args, list(leaves), self.cotangent(dy))
+            if compiled:
+                y, raw = jax.jit(lambda new: target.walk(target.rebuild(new), new, self.cotangent(dy)))(
+                    list(leaves)
+                )
+            else:
+                y, raw = target.walk(args, list(leaves), self.cotangent(dy))
         except Exception as error:
             raise RuleError(summary(error)) from error
         after = jax.tree.leaves(args)
@@ -101,8 +112,7 @@ class Rule:
         ]
 
     def widened(self, dy: Sequence[Any]) -> Any:
-        """The rule in float64, compiled, as `(leaves, dy) -> cotangents`; `None` if it "
-        "cannot be traced."""
+        """The rule in float64, compiled: `(leaves, dy) -> cotangents`; `None` if it cannot be traced."""
         count = len(self.target.leaves)
         try:
             with float64():
@@ -112,7 +122,7 @@ class Rule:
         except Exception:
             return None
         run = self.program.run
-        return jax.jit(lambda leaves, dy: run([*leaves, *dy]))
+        return quick_jit(lambda leaves, dy: run([*leaves, *dy]))
 
 
 def summary(error: BaseException) -> str:

@@ -80,11 +80,13 @@ def _vary(leaf: Any, label: str, rng: np.random.Generator) -> Any:
 
 def _bound(x: np.ndarray) -> bool:
     """Whether `x` looks like a mask, a distribution or a set of unit vectors."""
-    if not x.ndim or x.shape[-1] < 2 or not x.size:
+    if not x.ndim or not x.size:
         return False
     values = np.unique(x)
     if len(values) == 2 and np.array_equal(values, [0, 1]):
         return True
+    if x.shape[-1] < 2:
+        return False
     if np.all(x >= 0) and np.allclose(x.sum(-1), 1, atol=2e-3):
         return True
     return np.allclose(np.linalg.norm(x, axis=-1), 1, atol=2e-3) and not np.all(np.abs(x) == 1)

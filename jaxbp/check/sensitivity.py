@@ -8,13 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxbp.check.edits import Edge, Edited, gate
+from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.oracle import Oracle, float64, to_float64
+from jaxbp.check.program import Program, read
 from jaxbp.check.rule import Rule
-from jaxbp.check.sample import make_points
-from jaxbp.check.target import make_target
+from jaxbp.check.sample import Point, make_points
+from jaxbp.check.sites import Sites
+from jaxbp.check.target import Target, make_target
 from jaxbp.layer import InputError
 
 Test = Callable[[Callable[..., Any]], Any]
+Plant = Callable[..., Any]
+PATHS = {"missing-path": 0.0, "extra-path": 2.0}
+MOST_EDGES = 48
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,16 @@ class Sensitivity:
         head = (
             f"the test caught {len(self.caught)} of {len(self.caught) + len(self.missed)} planted faults"
         )
-        return "\n".join([head, *(f"  let through: {name}" for name in self.missed)])
+        by_fault: dict[str, list[str]] = {}
+        for name in self.missed:
+            fault, _, path = name.partition(" in ")
+            by_fault.setdefault(fault, []).append(path)
+        return "\n".join(
+            [
+                head,
+                *(f"  let through: {fault} in {', '.join(paths)}" for fault, paths in by_fault.items()),
+            ]
+        )
 
 
 def _transposed(g: Any) -> Any:
@@ -79,6 +97,9 @@ def check_sensitivity(
 ) -> Sensitivity:
     """Plant faults of each class in `target`'s gradient and report which ones `test` would let through.
 
+    Besides faults in the numbers: a gradient that ignores the cotangent (`stale`), one in which a path
+    through the function is dropped or counted twice.
+
     `target`, `args` and `gradient` are as in `check_gradients`. `test(fn)` is the user's own test: it
     is called with a function of the differentiable arrays in `args` (flat, in order) whose reverse-mode
     derivative carries a fault, and lets the fault through if it returns without raising and without
@@ -86,9 +107,10 @@ def check_sensitivity(
     """
     if not callable(test):
         raise InputError(f"check_sensitivity: test must be a function, got {type(test).__name__}")
-    unknown = [name for name in faults or () if name not in FAULTS]
+    known = (*FAULTS, "stale", *PATHS)
+    unknown = [name for name in faults or () if name not in known]
     if unknown:
-        raise InputError(f"check_sensitivity: unknown fault {unknown[0]!r} (faults: {', '.join(FAULTS)})")
+        raise InputError(f"check_sensitivity: unknown fault {unknown[0]!r} (faults: {', '.join(known)})")
     made = make_target(target, args, gradient)
     rule = Rule(made)
     outputs = rule.plain()
@@ -97,13 +119,82 @@ def check_sensitivity(
     if not passes(test, _planted(made.plain, rule, None, 0)):
         return Sensitivity([], [], rejects_truth=True)
     caught, missed = [], []
-    for name in faults or FAULTS:
-        for i, path in enumerate(made.paths):
-            if FAULTS[name](grads[i], grads, i) is None or not bool(jnp.any(grads[i] != 0)):
-                continue
-            seen = not passes(test, _planted(made.plain, rule, FAULTS[name], i))
-            (caught if seen else missed).append(f"{name} in {path}")
+    plants = _plants(made, rule, point, faults or known)
+    for (name, i), fault in plants.items():
+        if not bool(jnp.any(grads[i] != 0)) or (
+            name in FAULTS and FAULTS[name](grads[i], grads, i) is None
+        ):
+            continue
+        seen = not passes(test, _planted(made.plain, rule, fault, i))
+        (caught if seen else missed).append(f"{name} in {made.paths[i]}")
     return Sensitivity(caught, missed)
+
+
+def _plants(made: Target, rule: Rule, point: Point, names: Sequence[str]) -> dict[tuple[str, int], Plant]:
+    """What makes each leaf's cotangent wrong: `(fault, leaf) -> plant(leaves, dy, grads, i)`."""
+    every = range(len(made.leaves))
+    found: dict[tuple[str, int], Plant] = {}
+    paths = _paths(made, point) if set(names) & set(PATHS) else {}
+    for name in names:
+        for i in every:
+            if name in FAULTS:
+                found[name, i] = lambda leaves, dy, grads, i, f=FAULTS[name]: f(grads[i], grads, i)
+            elif name == "stale":
+                found[name, i] = lambda leaves, dy, grads, i: rule.flat(leaves, [d * 0 + 1 for d in dy])[
+                    i
+                ]
+            elif i in paths:
+                found[name, i] = _weighted(*paths[i], PATHS[name])
+    return found
+
+
+def _paths(made: Target, point: Point) -> dict[int, tuple[Program, Edge]]:
+    """For every leaf, an edge that carries a part of its gradient, and not the whole of it."""
+    oracle = Oracle(made)
+    oracle.program = program = read(made.plain, made.leaves)
+    edges = [edge for edge in Sites(program).edges() if not edge.variable][:MOST_EDGES]
+    if not edges:
+        return {}
+    edited = Edited(oracle, edges)
+    thetas = np.concatenate([1 - np.eye(len(edges)), np.ones((1, len(edges)))])
+    try:
+        with float64():
+            cut = edited.run(
+                thetas, to_float64(made.leaves), to_float64([jnp.asarray(d) for d in point.dy])
+            )
+    except Exception:  # nothing that autodiff can go backwards through
+        return {}
+    found = {}
+    for i, rows in enumerate(cut):
+        size = np.max(np.abs(rows[-1]), initial=0.0)
+        for edge, row in zip(edges, rows, strict=False):
+            left, gone = np.max(np.abs(row), initial=0.0), np.max(np.abs(row - rows[-1]), initial=0.0)
+            if min(left, gone) > 1e-2 * size > 0:
+                found[i] = program, edge
+    return found
+
+
+class _Weight(Editor):
+    """A weight on one edge."""
+
+    def __init__(self, edge: Edge, weight: float):
+        self.edge, self.weight = edge, weight
+
+    def operands(self, op: Op, values: list[Any]) -> list[Any]:
+        if op is self.edge.op:
+            x = jnp.asarray(values[self.edge.operand])
+            values[self.edge.operand] = gate(x, jnp.asarray(self.weight, x.dtype))
+        return values
+
+
+def _weighted(program: Program, edge: Edge, weight: float) -> Plant:
+    def plant(leaves: list[Any], dy: list[Any], grads: list[Any], i: int) -> Any:
+        def outputs(values: list[Any]) -> list[Any]:
+            return [y for y in program.run(values, _Weight(edge, weight), wide=False) if is_float(y)]
+
+        return jax.vjp(outputs, leaves)[1](dy)[0][i]
+
+    return plant
 
 
 def passes(test: Test, fn: Callable[..., Any]) -> bool:
@@ -126,7 +217,7 @@ def _planted(plain: Callable[..., Any], rule: Rule, fault: Any, i: int) -> Calla
         flat = [d for d in jax.tree.leaves(dy) if d.dtype != jax.dtypes.float0]
         grads = rule.flat(list(leaves), flat)
         if fault is not None:
-            grads[i] = fault(grads[i], grads, i)
+            grads[i] = fault(list(leaves), flat, grads, i)
         return tuple(grads)
 
     fn.defvjp(forward, backward)

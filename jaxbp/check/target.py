@@ -7,6 +7,7 @@ arguments (integers, keys, strings) is held fixed, so that a rule sees it exactl
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import program
+from jaxbp.check.operations import is_float
 from jaxbp.layer import InputError, Layer, PyTree, shape_text
 from jaxbp.losses import Loss
 
@@ -45,7 +46,7 @@ class Target:
     paths: list[str] = field(default_factory=list)
     leaves: list[Any] = field(default_factory=list)
     optional: list[bool] = field(default_factory=list)
-    prior: str = ""
+    saved: Callable[[tuple[Any, ...]], Any] | None = None  # what a rule's forward pass keeps
 
     def __post_init__(self) -> None:
         for i, (path, leaf) in enumerate(self._flat()[0]):
@@ -91,7 +92,7 @@ class Target:
         """Cotangents in the order of the leaves, and where their structure is not the arguments'."""
         misfits: list[Misfit] = []
         found: list[Any] = []
-        raw = _as_tuple(raw, self.args)
+        raw = raw if self.kind == "custom_vjp" else _as_tuple(raw, self.args)
         if not isinstance(raw, tuple) or len(raw) != len(self.args):
             count = f"{len(raw)} cotangents" if isinstance(raw, tuple) else f"a {type(raw).__name__}"
             detail = (
@@ -107,7 +108,7 @@ class Target:
 def _differentiable(leaf: Any) -> bool:
     if isinstance(leaf, float) and not isinstance(leaf, np.floating):
         return True
-    return program.is_float(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct)
+    return is_float(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _as_tuple(raw: Any, args: tuple[Any, ...]) -> Any:
@@ -220,7 +221,13 @@ def _names(fn: Any, count: int) -> list[str]:
 
 
 def _label(fn: Any) -> str:
-    return getattr(fn, "__name__", None) or type(fn).__name__
+    """The function's name; a lambda's place."""
+    inner = getattr(fn, "func", fn)
+    name = getattr(inner, "__name__", None) or type(inner).__name__
+    code = getattr(inner, "__code__", None)
+    if name == "<lambda>" and code is not None:
+        return f"the lambda at {os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+    return name
 
 
 def _bind(fn: Any, args: tuple[Any, ...], what: str) -> None:
@@ -232,9 +239,8 @@ def _bind(fn: Any, args: tuple[Any, ...], what: str) -> None:
     try:
         signature.bind(*args)
     except TypeError as error:
-        raise InputError(
-            f"{what}: cannot be called with {len(args)} arguments as {signature}: {error}"
-        ) from None
+        count = f"{len(args)} argument{'s' * (len(args) != 1)}"
+        raise InputError(f"{what}: cannot be called with {count} as {signature}: {error}") from None
 
 
 def _layer(layer: Layer, args: tuple[Any, ...], reference: Any) -> Target:
@@ -276,7 +282,9 @@ def _pair(pair: tuple[Any, ...], args: tuple[Any, ...], reference: Any) -> Targe
         return y, backward(saved, dy)
 
     plain = reference or (lambda *new: _two(forward(*new))[0])
-    return Target(_label(forward), "pair", args, _names(forward, len(args)), plain, walk)
+    made = Target(_label(forward), "pair", args, _names(forward, len(args)), plain, walk)
+    made.saved = lambda new: _two(forward(*new))[1]
+    return made
 
 
 def _two(result: Any) -> tuple[Any, Any]:
@@ -301,7 +309,10 @@ def _function(fn: Any, args: tuple[Any, ...], reference: Any) -> Target:
     names = _names(fn, len(args))
     if raw is not None:
         fixed = tuple(n % len(args) for n in fn.nondiff_argnums if isinstance(n, int))
-        return Target(_label(fn), "custom_vjp", args, names, reference or fn.fun, raw(fixed), fixed=fixed)
+        plain = reference or fn.fun
+        made = Target(_label(fn), "custom_vjp", args, names, plain, raw(fixed), fixed=fixed)
+        made.saved = lambda new: _two(fn.fwd(*new))[1]
+        return made
 
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
         y, pull = jax.vjp(lambda *values: fn(*made.rebuild(values)), *leaves)
@@ -325,7 +336,6 @@ def _raw_rule(fn: Any) -> Any:
             y, saved = _two(forward(*new))
             found = backward(*(new[i] for i in fixed), saved, dy)
             rest = [i for i in range(len(new)) if i not in fixed]
-            found = _as_tuple(found, tuple(new[i] for i in rest))
             if not isinstance(found, tuple) or len(found) != len(rest):
                 return y, found
             parts = dict(zip(rest, found, strict=True))

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check import patterns
-from jaxbp.check.edits import Edge, Instead
+from jaxbp.check.edits import Change, Edge
+from jaxbp.check.meaning import indices, meaning_of
+from jaxbp.check.operations import Constant, Editor, Op
 from jaxbp.check.oracle import float64
-from jaxbp.check.program import Constant, Editor, Op
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
+from jaxbp.check.together import Together
 
 if TYPE_CHECKING:
-    from jaxbp.check.verify import Case
+    from jaxbp.check.case import Case
 
+HERE = "…"  # where an edge is put into a sentence
 ROLES: dict[str, tuple[str, ...]] = {
     "div": ("the numerator of the division", "the denominator of the division"),
     "sub": ("the first term of the subtraction", "the subtracted term"),
@@ -75,10 +77,13 @@ def _origin(case: Case, sites: Sites, op: Op, k: int) -> str:
     return f"what the loop at {holder.place} carries or holds" if holder is not None else "an argument"
 
 
-def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> Finding:
+def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names: str) -> Finding:
     """A weighted edge: missing (1), twice (-1), of the wrong sign (2), or scaled."""
     op, k = choice.op, choice.operand
-    through = f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}"
+    places = f", in {len(choice.parts)} places of that line" if isinstance(choice, Together) else ""
+    through = (
+        f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}{places}"
+    )
     origin = "" if choice.variable else f" (that operand comes from {_origin(case, sites, op, k)})"
     weight = 1 - amount
     near = 1e-3
@@ -86,40 +91,100 @@ def edge(case: Case, sites: Sites, choice: Edge, amount: float, names: str) -> F
         "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
         "operand": k, "weight": weight,
     }  # fmt: skip
-    if abs(weight) < near:
-        cause, what = "missing-path", "the contribution that comes back through {} is missing"
+    left_out = _left_out(sites, op, k, weight)
+    if left_out or _squared(op, weight):
+        cause = "scale"
+        known = left_out or "½, the 2 of a square left out"
+        what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
+        evidence["factor"] = weight
+    elif abs(weight) < near:
+        cause, what = "missing-path", "the contribution that comes back through … is missing"
     elif abs(weight - 2) < near:
-        cause, what = "extra-path", "the contribution that comes back through {} is counted twice"
+        cause, what = "extra-path", "the contribution that comes back through … is counted twice"
     elif abs(weight + 1) < near:
-        cause, what = "sign", "the contribution that comes back through {} has the wrong sign"
+        cause, what = "sign", "the contribution that comes back through … has the wrong sign"
     else:
-        meaning = patterns.meaning_of(case, abs(weight))
+        meaning = meaning_of(case, abs(weight))
         known = f" ({meaning})" if meaning else ""
         cause = "scale"
         what = (
-            f"the contribution that comes back through {{}} is {weight:.6g} times what it should "
+            f"the contribution that comes back through {HERE} is {weight:.6g} times what it should "
             f"be{known}"
         )
         evidence["factor"] = weight
-    return Finding(names, cause, f"{names}: {what.format(through)}{origin}", evidence)
+    return Finding(names, cause, f"{names}: {what.replace(HERE, through)}{origin}", evidence)
 
 
-def several(sites: Sites, chosen: list[tuple[Edge, float]], names: str) -> Finding:
+def _squared(op: Op, weight: float) -> bool:
+    """Whether one of two equal factors is cut: `x·x` with the derivative `x`."""
+    same = op.primitive.name == "mul" and len(op.inputs) == 2 and op.inputs[0] is op.inputs[1]
+    return same and abs(weight) < 1e-3
+
+
+def _left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
+    """The number next to an edge that its weight takes back, or puts in again; in words."""
+    maker = sites.producer.get(op.inputs[k]) if isinstance(op.inputs[k], int) else None
+    for one in (op, maker):
+        if one is None or one.primitive.name not in ("mul", "div") or abs(weight) < 1e-3:
+            continue
+        for v in one.inputs:
+            if isinstance(v, Constant) and np.size(v.value) == 1:
+                c = float(np.asarray(v.value, np.float64).reshape(()))
+                factor = c if one.primitive.name == "mul" else (1 / c if c else 0.0)
+                if factor and abs(abs(factor) - 1) > 1e-3 and abs(weight * factor - 1) < 1e-3:
+                    return f"the number {c:g} {at(one)} is left out"
+                if factor and abs(abs(factor) - 1) > 1e-3 and abs(weight / factor - 1) < 1e-3:
+                    return f"the number {c:g} {at(one)} is applied twice"
+    return ""
+
+
+def several(case: Case, sites: Sites, chosen: list[tuple[Edge, float]], names: str) -> Finding:
     """Several weighted edges at once."""
+    weights = [1 - amount for _, amount in chosen]
     parts = []
-    for choice, amount in chosen:
-        weight = 1 - amount
+    for (choice, _), weight in zip(chosen, weights, strict=True):
         what = "is missing" if abs(weight) < 1e-3 else f"counts {weight:.4g} times"
         parts.append(f"the contribution through {role(choice.op, choice.operand)} {at(choice.op)} {what}")
-    gone = all(abs(amount - 1) < 1e-3 for _, amount in chosen)
-    twice = all(abs(amount + 1) < 1e-3 for _, amount in chosen)
-    turned = all(abs(amount - 2) < 1e-3 for _, amount in chosen)
-    cause = "missing-path" if gone else "extra-path" if twice else "sign" if turned else "missing-path"
-    evidence = {
+    evidence: dict[str, Any] = {
         "source": source(chosen[0][0].op), "sources": [source(c.op) for c, _ in chosen],
-        "weights": [1 - amount for _, amount in chosen],
+        "weights": weights,
     }  # fmt: skip
+    same = all(abs(w - weights[0]) < 1e-3 * max(1.0, abs(weights[0])) for w in weights)
+    named = {0: "missing-path", 2: "extra-path", -1: "sign"}
+    nearest = round(weights[0])
+    if same and abs(weights[0] - nearest) < 1e-3 and nearest in named:
+        cause = named[nearest]
+    elif same:
+        cause = "scale"
+        evidence["factor"] = weights[0]
+        meaning = meaning_of(case, abs(weights[0]))
+        parts[-1] += f" ({meaning})" if meaning else ""
+    else:
+        cause = _of_unlike(weights)
     return Finding(names, cause, f"{names}: " + ", and ".join(parts), evidence)
+
+
+def _of_unlike(weights: list[float]) -> str:
+    """The cause of two weights that differ: the graver of the two faults."""
+    if any(abs(w) < 1e-3 for w in weights):
+        return "missing-path"
+    if any(abs(w + 1) < 1e-3 for w in weights):
+        return "sign"
+    return "extra-path" if all(abs(w - round(w)) < 1e-3 and w > 0 for w in weights) else "scale"
+
+
+def number(sites: Sites, chosen: list[Any], value: float, names: str) -> Finding:
+    """A number of the function that is another in the gradient."""
+    op, old = chosen[0].op, chosen[0].free
+    places = "; ".join(dict.fromkeys(at(change.op) for change in chosen))
+    detail = (
+        f"{names}: this is the gradient with {value:.6g} in the place of the number {old:.6g} {places}"
+    )
+    evidence = {
+        "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
+        "number": old, "instead": value,
+    }  # fmt: skip
+    return Finding(names, chosen[0].cause, detail, evidence)
 
 
 def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, names: str) -> Finding:
@@ -127,16 +192,16 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
     op, gone = choice.op, np.flatnonzero(np.abs(weights) < 1e-4)
     there = np.flatnonzero(seen & (np.abs(weights) >= 1e-4))
     wrong = np.flatnonzero(np.abs(weights - 1) > 1e-3)
-    what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {role(op, choice.operand)}"
+    where = f"the result of `{op.name}`" if choice.variable else role(op, choice.operand)
+    what = "turns of the loop" if choice.steps else f"axis {choice.axis} of {where}"
     evidence = {"source": source(op), "weights": np.round(weights, 5).tolist()}
     if len(gone) == len(wrong) and len(there) == 1 and len(weights) > 2:
         detail = (
-            f"{names}: only {patterns.indices(there)} of {what} {at(op)} contributes: the sum over it "
-            f"is missing"
+            f"{names}: only {indices(there)} of {what} {at(op)} contributes: the sum over it is missing"
         )
         return Finding(names, "missing-sum", detail, evidence)
     if len(gone) == len(wrong):
-        detail = f"{names}: the contribution of {patterns.indices(gone)} of {what} {at(op)} is missing"
+        detail = f"{names}: the contribution of {indices(gone)} of {what} {at(op)} is missing"
     else:
         values = ", ".join(f"{w:.4g}" for w in weights[:8])
         detail = (
@@ -145,7 +210,7 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
     return Finding(names, "missing-rows", detail, evidence)
 
 
-def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
+def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     """Another derivative in the place of the right one."""
     op, cause = choice.op, choice.cause
     evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
@@ -160,6 +225,24 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
             f"{at(op)} (made by {origin}) of every output along the axis; only the path to "
             f"its own output is "
             "followed back, the off-diagonal of the Jacobian is dropped"
+        )
+        return Finding(names, cause, detail, evidence)
+    if op.kind == "scan" or op.primitive.name in ("cumsum", "cumprod"):
+        what = "the loop" if op.kind == "scan" else f"`{op.name}`"
+        detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
+        return Finding(names, cause, detail, evidence)
+    if isinstance(choice, Change):
+        what = f"computes `{op.name}` {at(op)} {choice.words} where it computes the forward pass again"
+        return Finding(names, cause, f"{names}: the backward pass {what}", evidence)
+    moves = op.primitive.name in ("reshape", "transpose") or choice.words.startswith("with its axes")
+    if moves and not isinstance(choice, Change):
+        detail = (
+            f"{names}: the error that comes back through `{op.name}` {at(op)} is taken {choice.words}"
+        )
+        return Finding(names, cause, detail, evidence)
+    if choice.operand >= 0 and op.primitive.name in ("mul", "div"):
+        detail = (
+            f"{names}: the derivative of {role(op, choice.operand)} {at(op)} is taken with {choice.words}"
         )
         return Finding(names, cause, detail, evidence)
     if choice.operand < 0 or op.primitive.name in ("reduce_max", "reduce_min"):
@@ -180,10 +263,10 @@ def instead(case: Case, sites: Sites, choice: Instead, names: str) -> Finding:
     return Finding(names, cause, detail, evidence)
 
 
-def _factor(case: Case, sites: Sites, choice: Instead, names: str, evidence: dict) -> Finding:
+def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -> Finding:
     op, k = choice.op, choice.operand
     if choice.cause == "mask":
-        detail = f"{names}: the mask of the selection {at(op)} is {choice.words}"
+        detail = f"{names}: the selection {at(op)} is {choice.words}"
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
     mask = (

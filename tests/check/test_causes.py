@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import gallery
+from experiments.gallery import exhibits
 
-EXHIBITS = {exhibit.name: exhibit for exhibit in gallery.exhibits()}
+EXHIBITS = {exhibit.name: exhibit for exhibit in exhibits()}
 
 
 def report_on(name: str, fault: str, **options) -> jaxbp.Report:
@@ -42,6 +42,59 @@ def test_cause_is_named(cause):
     assert not report.ok
     assert report.cause == cause, str(report)
     assert cause in str(report)
+
+
+MECHANISMS = {
+    ("inverse", "not transposed"): ("transpose", "J·dy, the derivative carried forwards"),
+    ("two outputs", "its sign"): ("sign", "the wrong sign"),
+    ("safe norm", "the error clipped"): ("stale", "not linear in the cotangent"),
+    ("euler", "weights not transposed, in every step"): ("transpose", "exchanged"),
+    ("messages", "errors overwrite each other"): (
+        "missing-rows",
+        "indices 0, 2 of axis 0 of the result of `gather`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "fault"), MECHANISMS)
+def test_a_slip_behind_other_operations_is_named(name, fault):
+    cause, words = MECHANISMS[name, fault]
+    report = report_on(name, fault)
+    assert report.cause == cause, str(report)
+    assert words in report.findings[0].detail
+
+
+def test_another_number_is_named():
+    def fn(x, e=0.1):
+        return x / jnp.sqrt(x * x + jnp.asarray(e, x.dtype))
+
+    def hand(x, g):
+        return jax.vjp(lambda x: fn(x, 0.3), x)[1](g)
+
+    finding = jaxbp.check_gradients(fn, X, gradient=hand).findings[0]
+    assert finding.cause == "wrong-point"
+    assert finding.evidence["number"] == pytest.approx(0.1)
+    assert finding.evidence["instead"] == pytest.approx(0.3)
+
+
+def test_a_loop_that_is_run_the_wrong_way_is_named():
+    def fn(x):
+        def step(h, v):
+            h = jnp.tanh(2 * h + v)
+            return h, h
+
+        return jax.lax.scan(step, jnp.zeros((), x.dtype), x)[1]
+
+    def hand(x, g):
+        def back(dh, part):
+            da = (dh + part[0]) * (1 - part[1] ** 2)
+            return 2 * da, da
+
+        return jax.lax.scan(back, jnp.zeros((), x.dtype), (g, fn(x)))[1]  # without reverse=True
+
+    report = jaxbp.check_gradients(fn, X, gradient=hand)
+    assert report.cause == "flip", str(report)
+    assert "from the first turn to the last" in report.findings[0].detail
 
 
 def test_first_exhibit_the_softmax_second_path():
@@ -149,6 +202,44 @@ def test_noise():
     assert report.cause == "noise", str(report)
 
 
+def test_digits_lost_in_a_narrow_dtype_are_noise_and_not_a_fault_of_jit():
+    def hand(x, g):
+        return (3 * x.astype(jnp.bfloat16) ** 2 * g.astype(jnp.bfloat16)).astype(x.dtype)
+
+    report = jaxbp.check_gradients(cube, X, gradient=hand)
+    assert [f.cause for f in report.findings] == ["noise"], str(report)
+
+
+def test_a_random_function_has_no_derivative():
+    draw = np.random.default_rng(0)
+    report = jaxbp.check_gradients(lambda x: x * np.float32(draw.normal()), X, gradient=lambda x, g: g)
+    assert [f.cause for f in report.findings] == ["nondeterministic"]
+
+
+def test_nothing_finite_is_nothing_tested():
+    x = X.at[1].set(jnp.nan)
+    report = jaxbp.check_gradients(jax.nn.softmax, x, gradient=lambda x, g: g)
+    assert (report.ok, report.verdict) == (False, "untested")
+
+
+def test_a_bare_array_is_not_what_a_custom_vjp_returns():
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: g * jnp.cos(x))
+    assert jaxbp.check_gradients(sine, X).cause == "structure"
+
+
+def test_how_many_entries_differ_is_said():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((100, 100)), jnp.float32)
+    report = jaxbp.check_gradients(
+        lambda x: x**2, x, gradient=lambda x, g: (2 * x * g).at[5, 7].multiply(1.05)
+    )
+    assert report.cause == "unknown"
+    assert "1 of 10000 entries differs, at [5, 7]" in report.findings[0].detail
+
+
 def test_untested_is_said():
     report = jaxbp.check_gradients(lambda x: jnp.round(x), X, gradient=lambda x, g: 0 * g)
     assert report.verdict == "untested"
@@ -159,7 +250,7 @@ def test_untested_is_said():
 
 def test_unknown_says_where_it_is_wrong():
     def hand(x, g):
-        return 3 * x**2 * g * jnp.where(jnp.abs(x) > 4, 1 + 0.3 * jnp.sin(7 * x), 1)
+        return 3 * x**2 * g + jnp.where(jnp.abs(x) > 4, jnp.sin(7 * x) * jnp.roll(g, 1), 0)
 
     report = jaxbp.check_gradients(cube, X, gradient=hand)
     assert not report.ok

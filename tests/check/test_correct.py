@@ -6,15 +6,28 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import correct
+from experiments.gallery import correct, exhibits
+from jaxbp.check import verify
 
-NARROW = ("dense", "layer norm", "softmax")
-NAMES = [n for n in correct.cases() if " in " not in n or "float32" in n or n.startswith(NARROW)]
+CASES = correct.cases()
+IN_THE_SUITE = (  # `experiments/checker_gallery.py` runs all of them
+    "dense in bfloat16", "layer norm in float64", "softmax in bfloat16", "attention in float32",
+    "recurrence in float32", "convolution in float32", "max pool in float32", "embedding in float32",
+    "blocked sum kernel in float32", "two outputs in float32", "safe norm in float32",
+    "messages in float32",
+)  # fmt: skip
+HARD = [name for name in CASES if " in " not in name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_gallery_is_as_large_as_is_said():
+    assert len(HARD) == 10
+    assert len(CASES) >= 60
+    assert sum(len(exhibit.faults) for exhibit in exhibits()) >= 115
+
+
+@pytest.mark.parametrize("name", [*IN_THE_SUITE, *HARD])
 def test_no_alarm(name):
-    fn, args, hand = correct.cases()[name]
+    fn, args, hand = CASES[name]
     report = jaxbp.check_gradients(fn, *args, gradient=hand)
     assert report.ok, str(report)
 
@@ -41,6 +54,34 @@ def test_tie_is_reported_and_not_held_against_the_rule():
     report = jaxbp.check_gradients(jax.nn.relu, x, gradient=lambda x, g: jnp.where(x >= 0, g, 0))
     assert report.ok, str(report)
     assert any("kink" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("fn", [jax.nn.relu, jax.nn.relu6])
+def test_a_kink_inside_a_rule_of_jax_is_no_fault(fn):
+    x = jnp.asarray([0.0, 1.0, -2.0], jnp.float32)
+    report = jaxbp.check_gradients(fn, x, gradient=lambda x, g: jnp.where((x > 0) & (fn(x) == x), g, 0))
+    assert report.ok, str(report)
+
+
+def test_large_arguments_are_looked_at_once_and_compiled(monkeypatch):
+    monkeypatch.setattr(verify, "LARGE", 10)
+    net = jaxbp.Chain(jaxbp.Dense(4), jaxbp.Tanh())
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
+    report = jaxbp.check_gradients(net, net.init(jax.random.key(0), x), x)
+    assert report.ok, str(report)
+    assert report.evaluations == 2
+    assert "one point, compiled" in report.notes[0]
+    wrong = jaxbp.check_gradients(jnp.sin, jnp.ones(20), gradient=lambda x, g: 2 * jnp.cos(x) * g)
+    assert wrong.cause == "scale"
+
+
+def test_the_users_configuration_is_left_alone():
+    names = ("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")
+    with jax.enable_x64(False):
+        before = [getattr(jax.config, name) for name in names]
+        x = jnp.asarray([0.3, -0.7])
+        assert jaxbp.check_gradients(jnp.sin, x, gradient=lambda x, g: jnp.cos(x) * g).ok
+        assert [getattr(jax.config, name) for name in names] == before
 
 
 def test_plain_function_is_said_to_have_no_rule():

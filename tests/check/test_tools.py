@@ -90,6 +90,8 @@ def broken(x):
         (lambda: jaxbp.check_gradients((square,), X), "a pair must be"),
         (lambda: jaxbp.check_gradients(jaxbp.Tanh(), X, X, X, X), "expected \\(params, x\\)"),
         (lambda: jaxbp.check_gradients(square, X, gradient=right, samples=0), "samples"),
+        (lambda: jaxbp.check_gradients(square, X, gradient=right, seed=-1), "seed: expected a whole"),
+        (lambda: jaxbp.check_gradients(lambda x: np.sin(x), X, gradient=right), "cannot trace"),
         (lambda: jaxbp.check_gradients(square, X, cotangent=jnp.ones(2)), "cotangent: expected shapes"),
     ],
 )  # fmt: skip
@@ -125,6 +127,13 @@ def test_command_exits_0_right_1_wrong_2_not_run(tmp_path, capsys):
     assert json.loads(out[out.index("{") :])["findings"][0]["cause"] == "scale"
     assert main(["check", f"{file}:cube", "--arg", "f32[4]"]) == 2
     assert "has no 'cube'" in capsys.readouterr().err
+    assert main(["check", f"{file}:square", "--gradient", "quarter", "--arg", "f32[4]"]) == 2
+    assert "--gradient" in capsys.readouterr().err
+    picture = tmp_path / "heat.png"
+    command = ["check", f"{file}:square", "--gradient", "half", "--arg", "f32[4]"]
+    assert main([*command, "--heat-map", str(picture)]) == 1
+    assert picture.is_file()
+    assert "square: THE GRADIENT IS WRONG" in capsys.readouterr().out
     assert main(["check", "no_such_module:f"]) == 2
     assert "cannot import" in capsys.readouterr().err
 
@@ -193,6 +202,19 @@ def test_sensitivity_tells_a_good_test_from_a_bad_one():
     assert "scale 2 in x" in bad.caught
     assert "let through: sign in x" in str(bad)
     assert jaxbp.check_sensitivity(square, X, test=lambda fn: False, gradient=right).rejects_truth
+
+
+def test_sensitivity_plants_faults_along_paths_too():
+    def fn(x):
+        return x * jnp.tanh(x)
+
+    def ones(fn):  # does not look at the cotangent, and only roughly at the gradient
+        got = jax.vjp(fn, X)[1](jnp.ones(3, X.dtype))[0]
+        np.testing.assert_allclose(got, jnp.tanh(X) + X * (1 - jnp.tanh(X) ** 2), rtol=1e-4)
+
+    found = jaxbp.check_sensitivity(fn, X, test=ones, faults=("stale", "missing-path", "extra-path"))
+    assert found.missed == ["stale in x"]
+    assert found.caught == ["missing-path in x", "extra-path in x"]
 
 
 # --- where NaN begins ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbp.check.gallery import exhibits
+from experiments.gallery import exhibits
 
 Case = tuple[Any, tuple[Any, ...], Any]
 IN_ALL_DTYPES = (

@@ -1,0 +1,29 @@
+"""Gradients written by hand, right and wrong: what the checker, and other checkers, are measured on.
+
+One family a file; `exhibits()` gives them all, `correct.cases()` the right ones on which to be silent.
+"""
+
+from experiments.gallery import (
+    activations,
+    attention,
+    blocks,
+    convolution,
+    dense,
+    losses,
+    norms,
+    recurrence,
+    science,
+    sequences,
+    tables,
+)
+from experiments.gallery.common import Exhibit
+
+FAMILIES = (
+    dense, activations, norms, losses, attention, convolution, recurrence, tables, science,
+    blocks, sequences,
+)  # fmt: skip
+
+
+def exhibits() -> list[Exhibit]:
+    """All of them."""
+    return [exhibit for family in FAMILIES for exhibit in family.exhibits()]

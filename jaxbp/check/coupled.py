@@ -1,0 +1,232 @@
+"""Derivatives that forget how entries are coupled, and masks, maxima and orders of axes that they ignore.
+
+A softmax or a norm divides by a sum over all entries. Who differentiates it "elementwise" follows every
+entry to its own output only, and drops the off-diagonal of the Jacobian.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import again, run, scan_counts
+from jaxbp.check.operations import Constant, Editor, Op, is_float, widen
+from jaxbp.check.sites import Sites, is_elementwise
+
+LONGEST = 8
+MOST_AXES = 4
+
+
+def masks_and_orders(sites: Sites) -> list[Instead]:
+    """Masks left out, maxima whose error goes everywhere, axes filled in another order."""
+    found: list[Instead] = []
+    for op in sites.ops():
+        if op.primitive.name in ("reshape", "transpose") and sites.is_live(op, 0):
+            found += _refilled(op)
+        if op.primitive.name in ("cumsum", "cumprod") and sites.is_live(op, 0):
+            found.append(
+                Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
+            )
+        if op.kind == "scan" and any(o in sites.live for o in op.outputs):
+            words = "run from the first turn to the last, where the error comes back from the last"
+            found.append(Instead(op, -1, _wrong_way(op), "flip", words, whole=True))
+        if op.primitive.name == "select_n":
+            for k in range(1, len(op.inputs)):
+                if sites.is_live(op, k) and op.in_avals[k].shape == op.out_avals[0].shape:
+                    words = "left out of the backward pass"
+                    found.append(Instead(op, k, lambda x, y, env, given, k=k: x[k], "mask", words))
+        if op.primitive.name in ("max", "min") and all(sites.is_live(op, k) for k in (0, 1)):
+            words = "not asked: the error goes to both operands"
+            found.append(Instead(op, -1, lambda x, y, env, given: x[0] + x[1], "mask", words))
+        if op.primitive.name in ("dot_general", "conv_general_dilated"):
+            found += _turned_error(sites, op)
+        if op.primitive.name in ("reduce_max", "reduce_min") and sites.is_live(op, 0):
+            found += _reductions(op)
+    return found
+
+
+def _reductions(op: Op) -> Iterator[Instead]:
+    axes = tuple(op.params["axes"])
+    for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
+        make = lambda x, y, env, given, f=combine: f(x[0], axis=axes)  # noqa: E731
+        yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _turned_error(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A product whose error is transposed (or not, where it has to be) on the way to one factor."""
+    shape = op.out_avals[0].shape
+    for a, b in itertools.combinations(range(len(shape)), 2):
+        for k in (0, 1):
+            if shape[a] == shape[b] > 1 and sites.is_live(op, k):
+                words = f"with its axes {a} and {b} exchanged"
+                yield Instead(op, k, _exchanged(op, k, a, b), "transpose", words)
+
+
+def _exchanged(op: Op, k: int, a: int, b: int) -> Any:
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [x if n == k else jax.lax.stop_gradient(x) for n, x in enumerate(inputs)]
+        return jnp.swapaxes(again(op, operands), a, b)
+
+    return make
+
+
+def _refilled(op: Op) -> Iterator[Instead]:
+    """The error reshaped where it has to be transposed, or transposed before it is reshaped."""
+    shape = op.out_avals[0].shape
+    if op.primitive.name == "transpose":
+        make = lambda x, y, env, given: jnp.reshape(x[0], shape)  # noqa: E731
+        yield Instead(op, 0, make, "transpose", "reshaped where it has to be transposed")
+        return
+    long = [a for a, n in enumerate(shape) if n > 1]
+    orders = itertools.permutations(long) if len(long) <= MOST_AXES else _neighbours(long)
+    for order in orders:
+        axes = list(range(len(shape)))
+        for a, b in zip(long, order, strict=True):
+            axes[a] = b
+        if axes != sorted(axes):
+            words = f"filled with its axes in the order {axes}"
+            yield Instead(op, 0, _in_order(shape, axes), "transpose", words)
+
+
+def _neighbours(axes: list[int]) -> Iterator[list[int]]:
+    """Orders in which some neighbouring axes are exchanged."""
+    pairs = list(itertools.pairwise(range(len(axes))))[: 2 * MOST_AXES]
+    for count in (1, 2):
+        for some in itertools.combinations(pairs, count):
+            if len({a for pair in some for a in pair}) == 2 * count:
+                order = list(axes)
+                for a, b in some:
+                    order[a], order[b] = order[b], order[a]
+                yield order
+
+
+def _in_order(shape: tuple[int, ...], axes: list[int]) -> Any:
+    back = [axes.index(a) for a in range(len(axes))]
+    moved = [shape[a] for a in axes]
+    return lambda x, y, env, given: jnp.transpose(jnp.reshape(x[0], moved), back)
+
+
+def _backwards(op: Op) -> Any:
+    """A running sum or product whose error is summed up in the same direction."""
+    axis, reverse = op.params["axis"], not op.params["reverse"]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        if op.primitive.name == "cumsum":
+            return jax.lax.cumsum(inputs[0], axis, reverse)
+        parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
+        return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
+
+    return make
+
+
+def _wrong_way(op: Op) -> Any:
+    """The loop with its values as they are, and its state handed on in the other direction."""
+    consts, carry = scan_counts(op.params)
+    still = jax.lax.stop_gradient
+    order = {"length": op.params["length"]}
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> list[Any]:
+        inputs = [jnp.asarray(x) for x in inputs]
+        fixed, init, xs = inputs[:consts], inputs[consts : consts + carry], inputs[consts + carry :]
+
+        def forward(state: list[Any], x: list[Any]) -> Any:
+            return run(op.bodies[0], [*fixed, *state, *x], Editor(), True)[:carry], state
+
+        def pinned(state: list[Any], x: Any) -> Any:
+            values = [v + (s - still(s)) if is_float(v) else v for v, s in zip(x[0], state, strict=True)]
+            outs = run(op.bodies[0], [*fixed, *values, *x[1]], Editor(), True)
+            return outs[:carry], outs[carry:]
+
+        _, kept = jax.lax.scan(forward, init, xs, reverse=op.params["reverse"], **order)
+        state, ys = jax.lax.scan(
+            pinned, init, (still(kept), xs), reverse=not op.params["reverse"], **order
+        )
+        return [*state, *ys]
+
+    return make
+
+
+def own_entries(sites: Sites) -> list[Instead]:
+    """Sums that reach every entry (softmax, norms), followed from each output's own entry only."""
+    found = []
+    for scope in sites.scopes:
+        sums = {
+            op.outputs[0]: op
+            for op in scope.ops
+            if op.primitive.name in ("reduce_sum", "reduce_prod") and sites.is_live(op, 0)
+        }
+        for op in scope.ops:
+            for k, v in enumerate(op.inputs):
+                if not sites.is_live(op, k) or not is_elementwise(op):
+                    continue
+                chain, start = _back_to(sites, v, sums)
+                if start is not None and sums[start].in_avals[0].shape == op.out_avals[0].shape:
+                    found.append(_own_entry(op, k, sums[start], chain))
+    return found
+
+
+def _back_to(sites: Sites, v: Any, sums: dict[int, Op]) -> tuple[list[Op], int | None]:
+    """The chain of one-operand steps from a sum to the value `v`."""
+    chain: list[Op] = []
+    while isinstance(v, int) and v not in sums:
+        op = sites.producer.get(v)
+        if op is None or len(chain) > LONGEST:
+            return [], None
+        live = {u for k, u in enumerate(op.inputs) if sites.is_live(op, k)}
+        if len(live) != 1 or not (
+            is_elementwise(op) or op.primitive.name in ("broadcast_in_dim", "reshape")
+        ):
+            return [], None
+        chain.append(op)
+        v = live.pop()
+    return chain[::-1], v if isinstance(v, int) else None
+
+
+def _own_entry(op: Op, k: int, total: Op, chain: list[Op]) -> Instead:
+    """The operation, with the sum behind operand `k` depending, at every entry, on that entry alone."""
+    still = jax.lax.stop_gradient
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        entries = env[total.inputs[0]]
+        axes = tuple(total.params["axes"])
+        summed = jnp.broadcast_to(jnp.expand_dims(still(env[total.outputs[0]]), axes), entries.shape)
+        own = still(summed) + entries - still(entries)
+        if total.primitive.name == "reduce_prod":
+            own = still(summed) + still(summed / entries) * (entries - still(entries))
+        live = {total.outputs[0]: own}
+        for step in chain:
+            live[step.outputs[0]] = _step(step, live, env, own)
+        operands = [still(x) for x in inputs]
+        operands[k] = live[op.inputs[k]]
+        return again(op, [_spread_out(x, own) for x in operands])
+
+    return Instead(op, k, make, "missing-path", "from each output's own entry alone")
+
+
+def _step(step: Op, live: dict[int, Any], env: dict, own: Any) -> Any:
+    if not is_elementwise(step):
+        return next(live[v] for v in step.inputs if v in live)
+    operands = [
+        live[v]
+        if v in live
+        else _spread_out(
+            widen(v.value) if isinstance(v, Constant) else jax.lax.stop_gradient(env[v]), own
+        )
+        for v in step.inputs
+    ]
+    return again(step, operands)
+
+
+def _spread_out(x: Any, like: Any) -> Any:
+    """A constant in the shape of the entries: scalars as they are, sums along their lost axes."""
+    x = jnp.asarray(x)
+    if x.shape == like.shape:
+        return x
+    if x.ndim == like.ndim:
+        return jnp.broadcast_to(x, like.shape)
+    return jnp.broadcast_to(x.reshape((*x.shape, *(1,) * (like.ndim - x.ndim))), like.shape)

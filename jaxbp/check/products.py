@@ -1,0 +1,196 @@
+"""Products differentiated with another value, or with a turned one, in the place of a factor.
+
+For a matrix product or a convolution the guess is the other factor. For an elementwise product or
+quotient it is the partial derivative itself, an array of slopes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.check.edits import Instead, loops
+from jaxbp.check.evaluate import again, scan_counts
+from jaxbp.check.operations import Constant, Op, Scope
+from jaxbp.check.sites import Sites
+from jaxbp.check.stretches import Guess, Values
+
+CONTRACTIONS = {"dot_general", "conv_general_dilated"}
+MOST_VALUES = 24
+
+
+def guesses(sites: Sites, known: Values) -> list[Guess]:
+    """What may have been written in the place of every product's derivative."""
+    found: list[Guess] = []
+    around = loops(sites.program.scope)
+    for op in sites.ops():
+        name = op.primitive.name
+        if name in CONTRACTIONS | {"mul", "div"} and len(op.inputs) == 2 and op.outputs[0] in known:
+            for k in (0, 1):
+                if sites.is_live(op, k) and _value(op, 1 - k, known) is not None:
+                    depth = len(around[id(op)])
+                    make = _contraction if name in CONTRACTIONS else _elementwise
+                    found += make(sites, op, k, known, depth)
+    return found
+
+
+def _value(op: Op, k: int, known: Values) -> np.ndarray | None:
+    v = op.inputs[k]
+    return np.asarray(v.value, np.float64) if isinstance(v, Constant) else known.get(v)
+
+
+def _others(sites: Sites, op: Op, shape: tuple[int, ...], known: Values) -> list[tuple[int, str, str]]:
+    """`(value, cause, words)` for values of this shape in the same scope."""
+    scope = sites.home[id(op)]
+    later = _carried(scope, sites.holder[id(op)], op.inputs)
+    found = []
+    for v in dict.fromkeys((*scope.inputs, *(o for p in scope.ops for o in p.outputs))):
+        if v in op.inputs or v not in known or sites.shape.get(v) != shape or not sites.floating(v):
+            continue
+        if v in later:
+            words = "the new state of a turn in the place of the old one: off by one in time"
+            found.append((v, "missing-rows", words))
+        else:
+            found.append((v, "wrong-point", sites.describe(v)))
+    return found[:MOST_VALUES]
+
+
+def _carried(scope: Scope, holder: Op | None, values: list[Any]) -> list[int]:
+    """What the next turn of the loop gets for the carries among the values."""
+    if holder is None or holder.kind != "scan":
+        return []
+    consts, carry = scan_counts(holder.params)
+    at = [scope.inputs.index(v) - consts for v in values if v in scope.inputs]
+    return [scope.outputs[k] for k in at if 0 <= k < carry and isinstance(scope.outputs[k], int)]
+
+
+# --- matrix products and convolutions -----------------------------------------------------------------
+
+
+def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Iterator[Guess]:
+    other = 1 - k
+    shape = op.in_avals[other].shape
+    here = _value(op, other, known)
+    assert here is not None
+    constant = isinstance(op.inputs[other], Constant)
+    lengths = known[op.outputs[0]].shape[:depth]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = list(inputs)
+        operands[other] = jax.lax.stop_gradient(given)
+        return again(op, operands)
+
+    def spread(v: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(v, (*lengths, *shape))
+
+    def factor(env: Values) -> np.ndarray:
+        return spread(here if constant else env[op.inputs[other]])
+
+    slot = Instead(op, k, make, shape=(*lengths, *shape))
+    for words, cause, turn in _turns(op, other, shape):
+        yield Guess(slot, cause, words, lambda env, s, t=turn: _along(t, factor(env), depth))
+    for axis in range(depth):
+        for step, words, cause in (
+            (0, "the other factor in the reverse order of the turns", "flip"),
+            (1, "the other factor of the turn before", "missing-rows"),
+            (-1, "the other factor of the turn after", "missing-rows"),
+        ):
+            turn = (lambda v, a=axis: np.flip(v, a)) if not step else None
+            turn = turn or (lambda v, s=step, a=axis: shift(v, s, a))
+            yield Guess(slot, cause, words, lambda env, s, t=turn: t(factor(env)))
+    square = np.square
+    yield Guess(slot, "scale", "the square of the other factor", lambda env, s: square(factor(env)))
+    if shape:
+        for v, cause, words in _others(sites, op, shape, known):
+            yield Guess(slot, cause, words, lambda env, s, v=v: spread(env[v]), rank=1)
+
+
+def _along(turn: Callable[[np.ndarray], np.ndarray], value: np.ndarray, depth: int) -> np.ndarray:
+    """A rearrangement of the last axes, turn of the loop by turn of the loop."""
+    if not depth:
+        return turn(value)
+    flat = value.reshape(-1, *value.shape[depth:])
+    return np.stack([turn(v) for v in flat]).reshape(value.shape)
+
+
+def _turns(op: Op, other: int, shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
+    axes = range(len(shape))
+    if op.primitive.name == "conv_general_dilated":
+        spec = op.params["dimension_numbers"]
+        spatial = (spec.rhs_spec if other == 1 else spec.lhs_spec)[2:]
+        what = "kernel" if other == 1 else "image"
+        for count in range(1, len(spatial) + 1):
+            for some in itertools.combinations(spatial, count):
+                words = f"the {what} turned round along axis {list(some)}"
+                yield words, "flip", lambda v, s=some: np.flip(v, s)
+    for i, j in itertools.combinations(axes, 2):
+        if shape[i] == shape[j] > 1:
+            words = f"the other factor with axes {i} and {j} exchanged"
+            yield words, "transpose", lambda v, i=i, j=j: np.swapaxes(v, i, j)
+    for axis in axes:
+        if shape[axis] > 1:
+            words = f"the other factor reversed along axis {axis}"
+            yield words, "flip", lambda v, a=axis: np.flip(v, a)
+        if shape[axis] > 2:
+            words = f"the other factor moved by one along axis {axis}"
+            for step in (1, -1):
+                yield words, "missing-rows", lambda v, a=axis, s=step: np.roll(v, s, a)
+                yield words, "missing-rows", lambda v, a=axis, s=step: shift(v, s, a)
+
+
+def shift(t: np.ndarray, step: int, axis: int) -> np.ndarray:
+    """Moved along an axis, with zeros coming in."""
+    moved = np.roll(t, step, axis)
+    index: list[Any] = [slice(None)] * t.ndim
+    index[axis] = slice(0, step) if step > 0 else slice(step, None)
+    moved[tuple(index)] = 0
+    return moved
+
+
+# --- elementwise products and quotients ---------------------------------------------------------------
+
+
+def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Iterator[Guess]:
+    shape = known[op.outputs[0]].shape
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        return jax.lax.stop_gradient(given) * jnp.broadcast_to(inputs[k], results[0].shape)
+
+    def value(env: Values, n: int) -> np.ndarray:
+        v = op.inputs[n]
+        return np.asarray(v.value, np.float64) if isinstance(v, Constant) else env[v]
+
+    def slope(env: Values) -> np.ndarray:
+        a, b = value(env, 0), value(env, 1)
+        if op.primitive.name == "mul":
+            return b if k == 0 else a
+        return 1 / b if k == 0 else -a / b**2
+
+    def full(fn: Callable[[Values], np.ndarray]) -> Callable[[Values, Values], np.ndarray]:
+        return lambda env, s: np.broadcast_to(fn(env), shape)
+
+    slot = Instead(op, k, make, shape=shape)
+    other = _value(op, 1 - k, known)
+    assert other is not None
+    if known[op.outputs[0]].size > 1 and np.size(other) > 1:
+        yield Guess(slot, "factor", "left out of the backward pass", full(lambda e: np.ones(())))
+        yield Guess(
+            slot, "factor", "applied twice in the backward pass", full(lambda e: slope(e) * abs(slope(e)))
+        )
+    if op.primitive.name == "div" and k == 1:
+        yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
+        yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+    for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known) if shape else ():
+        yield Guess(slot, cause, words, full(lambda e, v=v: _with(op, k, e[v], value(e, 1))), rank=1)
+
+
+def _with(op: Op, k: int, v: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The slope with `v` in the place of the factor that is not operand `k`."""
+    if op.primitive.name == "mul":
+        return v
+    return 1 / v if k == 0 else -v / b**2

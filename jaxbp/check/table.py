@@ -1,0 +1,310 @@
+"""What every edit of a program does to the gradient, in one table: a row an edit, a column an entry.
+
+Rows are differences from the true gradient, each leaf at each point in its own unit, so that an edit
+explains a wrong gradient where its row is the difference of the claimed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbp.check import coupled, patterns, products, recompute, stretches
+from jaxbp.check.edits import Edge, Edited
+from jaxbp.check.oracle import float64
+from jaxbp.check.record import record
+from jaxbp.check.sites import Sites
+from jaxbp.check.together import alike, same_line
+
+if TYPE_CHECKING:
+    from jaxbp.check.case import Case
+
+ENTRIES = 3000  # looked at per leaf and point, where there are more
+FEW, MOST_POINTS = 12, 7
+KINDS = ("edges", "coupled", "guesses", "rows", "bypasses")
+
+
+@dataclass(eq=False)
+class Table:
+    """`effects[n]` is what `choices[n]` does at `points`; `columns[i]` are the entries of leaf `i`.
+
+    `rows(edits, point)` gives weights and given values for some of them.
+    """
+
+    sites: Sites
+    edited: Edited
+    choices: list[Any]
+    rows: Callable[..., tuple[np.ndarray, np.ndarray]]
+    points: list[int]
+    effects: np.ndarray
+    columns: dict[int, np.ndarray]
+    starts: list[int]
+
+
+def points(case: Case) -> list[int]:
+    """The given point and those at which the claimed gradient is worst: two, or more for small leaves."""
+    errors = [
+        max((gap(case.got[i][q], case.true[i][q]) for i in case.wrong), default=0.0)
+        for q in range(len(case.points))
+    ]
+    finite = [q for q in range(len(errors)) if np.isfinite(errors[q])]
+    rest = sorted((q for q in finite if q), key=lambda q: -errors[q])
+    entries = sum(case.true[i][0].size for i in case.wrong)
+    return [q for q in (0, *rest) if q in finite][: 3 if entries >= FEW else MOST_POINTS]
+
+
+def gap(got: np.ndarray, true: np.ndarray) -> float:
+    """The relative difference; infinite where the shapes or a value do not allow one."""
+    if got.shape != true.shape or not np.all(np.isfinite(got)):
+        return np.inf
+    return float(np.max(np.abs(got - true), initial=0.0)) / (
+        float(np.max(np.abs(true), initial=0.0)) or 1.0
+    )
+
+
+def telling(case: Case) -> int:
+    """The point to look at first: the given one, or the worst where the claim is right as given."""
+    at = points(case)
+    errors = {q: max((gap(case.got[i][q], case.true[i][q]) for i in case.wrong), default=0.0) for q in at}
+    tolerance = max((case.tolerance[i] for i in case.wrong), default=0.0)
+    return at[0] if errors[at[0]] > 10 * tolerance else max(at, key=lambda q: errors[q])
+
+
+def usable(case: Case) -> list[int]:
+    """The leaves whose claims can be compared."""
+    return [
+        i
+        for i in range(len(case.paths))
+        if all(g.shape == t.shape for g, t in zip(case.got[i], case.true[i], strict=True))
+        and all(np.all(np.isfinite(case.got[i][q])) for q in points(case))
+    ]
+
+
+def difference(case: Case, at: Sequence[int], values: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """`values[point][leaf]` minus the truth, in one row."""
+    parts = []
+    for q, leaves in zip(at, values, strict=True):
+        for i in usable(case):
+            true = case.true[i][q]
+            scale = float(np.max(np.abs(true), initial=0.0)) or max(patterns.size(case.true[i])) or 1.0
+            parts.append((leaves[i] - true).reshape(-1)[_entries(case, i, q)] / scale)
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _entries(case: Case, i: int, q: int) -> Any:
+    """The entries looked at: all, or the most wrong ones and some at random."""
+    size = case.true[i][q].size
+    if size <= ENTRIES:
+        return slice(None)
+    key = f"entries {i} {q}"
+    if key not in case.cache:
+        worst = np.argsort(np.abs(case.got[i][q] - case.true[i][q]).reshape(-1))[-ENTRIES // 2 :]
+        rest = np.setdiff1d(np.arange(size), worst)
+        some = np.random.default_rng(size).choice(rest, ENTRIES - len(worst), replace=False)
+        case.cache[key] = np.concatenate([worst, some])
+    return case.cache[key]
+
+
+def columns(case: Case, at: Sequence[int]) -> dict[int, np.ndarray]:
+    """Where each leaf stands in a row."""
+    found: dict[int, list[np.ndarray]] = {}
+    start = 0
+    for _ in at:
+        for i in usable(case):
+            count = min(case.true[i][0].size, ENTRIES)
+            found.setdefault(i, []).append(np.arange(start, start + count))
+            start += count
+    return {i: np.concatenate(parts) for i, parts in found.items()}
+
+
+def claimed(case: Case, at: Sequence[int]) -> np.ndarray:
+    """The row of the gradient at hand."""
+    return difference(case, at, [[g[q] for g in case.got] for q in at])
+
+
+def effects(
+    case: Case,
+    edited: Edited,
+    rows: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    at: Sequence[int],
+) -> np.ndarray:
+    """The rows of edits: `rows(point)` gives their weights, and what is given with each."""
+    runs = []
+    for q in at:
+        thetas, given = rows(q)
+        case.used += len(thetas)
+        with float64():
+            runs.append(edited.run(thetas, *case.points[q], given))
+    count = len(runs[0][0]) if runs else 0
+    made = [difference(case, at, [[leaf[n] for leaf in run] for run in runs]) for n in range(count)]
+    return np.nan_to_num(np.stack(made), nan=1e30, posinf=1e30, neginf=-1e30)
+
+
+# --- the tables ---------------------------------------------------------------------------------------
+
+
+def table(case: Case, kind: str) -> Table | None:
+    """The effects of every edit of a kind, computed once in a case."""
+    if kind not in case.cache:
+        try:
+            case.cache[kind] = _build(case, kind)
+        except Exception as error:  # a diagnosis must not hide the verdict
+            case.cache[kind] = None
+            case.notes.append(f"the search among {kind} failed: {type(error).__name__}: {error}"[:300])
+    return case.cache[kind]
+
+
+def sites_of(case: Case) -> Sites:
+    """The sites of the oracle's program, found once."""
+    if "sites" not in case.cache:
+        case.cache["sites"] = Sites(case.oracle.program)
+    return case.cache["sites"]
+
+
+def recorded(case: Case) -> list[dict[int, np.ndarray]]:
+    """The values at the points of the tables."""
+    if "record" not in case.cache:
+        case.cache["record"] = record(case.oracle.program, [case.points[q][0] for q in points(case)])
+    return case.cache["record"]
+
+
+def _build(case: Case, kind: str) -> Table | None:
+    at = points(case)
+    if case.oracle.method != "reverse" or not at or not usable(case):
+        return None
+    sites = sites_of(case)
+    if kind == "guesses":
+        return _guesses(case, sites, at)
+    if kind == "edges":
+        return _weighted(case, sites, at, sites.edges(), groups=True)
+    if kind == "rows":
+        return _weighted(case, sites, at, sites.rows(), groups=False)
+    if kind == "coupled":
+        others = [*coupled.own_entries(sites), *coupled.masks_and_orders(sites)]
+        edited = Edited(case.oracle, others=others)
+        return _switched(case, sites, at, others, edited)
+    changes = recompute.bypasses(sites)
+    return _switched(case, sites, [telling(case)], changes, Edited(case.oracle, changes=changes))
+
+
+def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list[Any]:
+    """As many as the budget allows, the most downstream first where it does not allow all."""
+    room = max(0, (case.budget - case.used) // max(each, 1))
+    sizes = np.cumsum([getattr(c, "size", 1) for c in choices])
+    allowed = int(np.searchsorted(sizes, room, side="right"))
+    if allowed >= len(choices):
+        return choices
+    case.cut_short = True
+    return sorted(choices, key=lambda c: -sites.rank[id(c.op)])[:allowed]
+
+
+def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge], groups: bool) -> Table | None:
+    edges = _affordable(case, sites, edges, len(at))
+    if not edges:
+        return None
+    edited = Edited(case.oracle, edges)
+    several = same_line(edges) if groups else []
+    starts = [int(n) for n in edited.starts[:-1]]
+    members = [[n] for n in range(edited.size)]
+    members += [[starts[edges.index(edge)] for edge in group.parts] for group in several]
+
+    def rows(some: Sequence[int], q: int, weight: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        for row, n in enumerate(some):
+            thetas[row, members[n]] = weight
+        return thetas, np.zeros((len(some), 0))
+
+    made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
+    starts += range(edited.size, len(members))
+    return Table(sites, edited, [*edges, *several], rows, at, made, columns(case, at), starts)
+
+
+def _switched(
+    case: Case, sites: Sites, at: list[int], choices: list[Any], edited: Edited
+) -> Table | None:
+    choices = _affordable(case, sites, choices, len(at))
+    if not choices:
+        return None
+    every = [*edited.others, *edited.changes]
+    members = [[n] for n, c in enumerate(every) if c in choices]
+    several = alike([every[n] for (n,) in members]) if edited.others else []
+    members += [[every.index(part) for part in group.parts] for group in several]
+
+    def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        for row, n in enumerate(some):
+            thetas[row, members[n]] = weight
+        return thetas, np.zeros((len(some), edited.room))
+
+    kept = [*(every[n] for (n, *more) in members if not more), *several]
+    made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
+    return Table(sites, edited, kept, rows, at, made, columns(case, at), list(range(len(kept))))
+
+
+def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
+    """Guesses are looked at at one point; those that fit there are then tried at the others."""
+    known = recorded(case)
+    if not known[0]:
+        return None
+    found = stretches.find(sites, known[0])
+    slopes = stretches.slopes(found, known)
+    made = [*stretches.guesses(sites, found, known[0]), *products.guesses(sites, known[0])]
+    first = [telling(case)]
+    known_first, slopes_first = known[at.index(first[0])], slopes[at.index(first[0])]
+    made = _worthwhile(made, known_first, slopes_first)
+    made = _affordable(case, sites, made, 1)
+    if not made:
+        return None
+    slots = list({id(g.slot): g.slot for g in made}.values())
+    edited = Edited(case.oracle, others=slots)
+    number = {id(slot): n for n, slot in enumerate(slots)}
+    if edited.apart:
+        made = [*made, *alike(made)]
+
+    def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        thetas = np.tile(edited.neutral(), (len(some), 1))
+        given = np.zeros((len(some), edited.room))
+        for row, n in enumerate(some):
+            for guess in getattr(made[n], "parts", [made[n]]):
+                slot = number[id(guess.slot)]
+                thetas[row, slot] = weight
+                values = _finite(guess, known[at.index(q)], slopes[at.index(q)])
+                start = edited.offsets[slot]
+                given[row, start : start + values.size] = values.reshape(-1)
+        return thetas, given
+
+    block = max(1, 8_000_000 // max(edited.room, 1))
+    parts = [
+        effects(case, edited, lambda q, s=s: rows(range(s, min(s + block, len(made))), q), first)
+        for s in range(0, len(made), block)
+    ]
+    return Table(
+        sites,
+        edited,
+        made,
+        rows,
+        first,
+        np.concatenate(parts),
+        columns(case, first),
+        list(range(len(made))),
+    )
+
+
+def _finite(guess: stretches.Guess, known: Any, slopes: Any) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(np.asarray(guess.values(known, slopes)), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _worthwhile(guesses: list[Any], known: Any, slopes: Any) -> list[Any]:
+    """One guess, the first, of those with the same values in the same slot."""
+    seen: set[tuple[int, bytes]] = set()
+    kept = []
+    for guess in guesses:
+        key = (id(guess.slot), np.round(_finite(guess, known, slopes), 12).tobytes())
+        if key not in seen:
+            seen.add(key)
+            kept.append(guess)
+    return kept

@@ -1,0 +1,76 @@
+"""One slip in many places: a line that runs several times, or a value that a library takes apart.
+
+A loop that Python unrolls, or a helper that is called again, leaves many operations with the same source
+line; one slip in it changes all of them at once. So does a value that is used several times in one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxbp.check.edits import Edge
+from jaxbp.check.operations import Op
+
+
+@dataclass(eq=False)
+class Together:
+    """Edges, or guesses, that are changed at once; `op` and `operand` are the last one's."""
+
+    parts: list[Any]
+    size: int = 1
+    variable: bool = False
+
+    @property
+    def op(self) -> Op:
+        return self.parts[-1].op
+
+    @property
+    def operand(self) -> int:
+        return self.parts[-1].operand
+
+    @property
+    def cause(self) -> str:
+        return self.parts[-1].cause
+
+    @property
+    def words(self) -> str:
+        return self.parts[-1].words
+
+    @property
+    def rank(self) -> int:
+        return self.parts[-1].rank
+
+    @property
+    def slot(self) -> Any:
+        return self.parts[-1].slot
+
+
+def same_line(edges: list[Edge]) -> list[Together]:
+    """Edges into the same operand of the same line's operations, and all uses of a value in a line."""
+    groups: dict[tuple[Any, ...], list[Edge]] = {}
+    for edge in edges:
+        op = edge.op
+        if not edge.variable and op.place.file:
+            line = (op.place.file, op.place.line)
+            groups.setdefault((*line, op.primitive.name, edge.operand), []).append(edge)
+            groups.setdefault((*line, "value", op.inputs[edge.operand]), []).append(edge)
+    return _distinct([group for group in groups.values() if len(group) > 1])
+
+
+def alike(guesses: list[Any]) -> list[Together]:
+    """The same guess at every operation of the same kind in a line."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for guess in guesses:
+        op = guess.op
+        if op.place.file:
+            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words
+            groups.setdefault(key, []).append(guess)
+    places = {id(g[0]): {id(getattr(guess, "slot", guess)) for guess in g} for g in groups.values()}
+    one_each = [g for g in groups.values() if len(places[id(g[0])]) == len(g) > 1]
+    return _distinct(one_each)
+
+
+def _distinct(groups: list[list[Any]]) -> list[Together]:
+    found = {frozenset(map(id, group)): group for group in groups}
+    return [Together(group) for group in found.values()]
