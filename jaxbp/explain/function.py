@@ -248,7 +248,7 @@ def _derivatives(stages: list[Stage], end: int, references: np.ndarray, k: int) 
     formulas: dict[int, Expr] = {}
     for stage in stages:
         for operand, (formula, number) in zip(stage.operands, stage.slopes, strict=True):
-            bundle = Bundle(blocks[operand], blocks[stage.number], None, _single(number))
+            bundle = Bundle(blocks[operand], blocks[stage.number], None, found=_single(number))
             formulas[id(bundle)] = formula
             web.connect(bundle)
     walk = Pass(web)

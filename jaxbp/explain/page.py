@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbp.explain import jacobian, names
+from jaxbp.explain import names
 from jaxbp.explain.graph import Block, Bundle
 from jaxbp.explain.symbols import mathml, mathml_name, text
 from jaxbp.explain.weight import Explainer
@@ -172,7 +172,7 @@ def explainer_shape(target: names.Target) -> tuple[int, ...]:
 
 
 def _column(explainer: Explainer, block: Block, rows: list[int]) -> dict[str, Any]:
-    part = next((p for p in explainer.graph.parts if p.target is block), None)
+    part = explainer.graph.maker(block)
     if block is explainer.graph.input:
         kind = "input"
     elif block is explainer.graph.end:
@@ -359,7 +359,7 @@ def _start_factors(
             for b in now.graph.leaving(now.graph.input)
         }
         return [float(lines[end["to"]][end["i"]]) for end in record["start"]]
-    part = next(p for p in now.graph.parts if p.target.number == target.part.target.number)
-    at = (part.layer, part.params, part.saved, part.y)
-    slopes = jacobian.touches(*at, target.leaf, target.index)
-    return [float(slopes[end["i"]]) for end in record["start"]]
+    slopes: dict[tuple[int, int], float] = {}
+    for part in now.sharing(target.part):
+        slopes |= part.slopes(target.leaf, target.index)
+    return [slopes[end["to"], end["i"]] for end in record["start"]]

@@ -14,9 +14,10 @@ import numpy as np
 
 from jaxbp.explain import jacobian, names
 from jaxbp.explain.formulas import Formulas
-from jaxbp.explain.graph import Block, Graph, build
+from jaxbp.explain.graph import Block, Graph, Part
 from jaxbp.explain.paths import Ahead, Pass, Start, largest
 from jaxbp.explain.symbols import Expr
+from jaxbp.explain.wire import build
 from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 from jaxbp.losses import Loss
 
@@ -213,12 +214,13 @@ class Explainer:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        shared = [
-            p
-            for p in self.graph.parts
-            if p.number and (p.address, p.slices) == (part.address, part.slices)
-        ]
-        return [(p.target, p.touched(target.leaf, target.index), None) for p in shared]
+        touched = [p.touched(target.leaf, target.index) for p in self.sharing(part)]
+        return [(block, line, None) for found in touched for block, line in found]
+
+    def sharing(self, part: Part) -> list[Part]:
+        """The parts that work with this one's parameters: itself, and where it is tied or recurrent."""
+        own = (part.address, part.slices)
+        return [p for p in self.graph.parts if p.number and (p.address, p.slices) == own]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)
@@ -239,9 +241,7 @@ class Explainer:
             return None, None
         block, line, _ = start[0]
         i = int(line.indices[0])
-        symbol = (
-            block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
-        )
+        symbol = block.neuron(i).replace("a", "δ", 1) if block.letter == "a" else f"∂L/∂{block.neuron(i)}"
         formula = shown[0].formulas[0] if shown[0].formulas else None
         meets = (str(formula), float(line.data[0])) if formula is not None else None
         return meets, (symbol, float(self.walk.ahead(block).error[i]))
