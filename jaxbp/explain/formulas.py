@@ -19,7 +19,7 @@ import numpy as np
 from jaxbp.explain import jacobian
 from jaxbp.explain.graph import Block, Bundle, Graph, Part, neuron
 from jaxbp.explain.names import Target, notes_name
-from jaxbp.explain.symbols import ONE, Expr, call, exp, mul, name, neg, num, power, step, sub
+from jaxbp.explain.symbols import ONE, Expr, call, div, exp, mul, name, neg, num, power, step, sub
 
 DRAWS = 4
 Point = tuple[Any, ...]
@@ -166,10 +166,11 @@ class Formulas:
             (sub(call("softmax", p), y), lambda v: softmax(v) - target[i]),
             (sub(call("σ", p), y), lambda v: 1 / (1 + np.exp(-v[i])) - target[i]),
         ]
-        slopes = [s[i] for _, s in self._slopes]
-        for formula, compute in options:
-            if _close(slopes, [float(compute(v)) for v, _ in self._slopes]):
-                return formula
+        slopes = np.array([s[i] for _, s in self._slopes])
+        for count in {1, block.value.size // width}:  # summed, or a mean over the places
+            for formula, compute in options:
+                if _close(slopes * count, [float(compute(v)) for v, _ in self._slopes]):
+                    return formula if count == 1 else div(formula, num(count))
         return None
 
     def _loss_points(self, block: Block) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -25,6 +25,7 @@ from jaxbp.layer import InputError, Layer, Mode, PyTree
 DRAWS = 4
 CHUNK = 4_000_000
 MOST = 400_000_000
+FEW = 20_000
 
 
 def floats(tree: PyTree) -> list[Any]:
@@ -83,11 +84,11 @@ def _rows(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, units: Any) ->
 def _by_parameter(
     layer: Layer, params: PyTree, saved: PyTree, y: PyTree, index: Any, leaf: int, units: Any
 ) -> Any:
-    """`∂y_i/∂w` of one entry `index` of parameter array number `leaf`, for each unit error."""
+    """`∂y_i/∂w` for each unit error: entry `index` of parameter array `leaf`, or (-1) of all in a row."""
 
     def one(u: Any) -> Any:
-        gradients = layer.backward(params, saved, _unravel(y, u))[0]
-        return jax.tree.leaves(gradients)[leaf].reshape(-1)[index].astype(jnp.float64)
+        gradients = jax.tree.leaves(layer.backward(params, saved, _unravel(y, u))[0])
+        return _ravel(gradients if leaf < 0 else gradients[leaf])[index]
 
     return jax.lax.map(one, units)
 
@@ -202,6 +203,9 @@ def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> 
 
 def touches(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int) -> np.ndarray:
     """`∂y_i/∂w` for every output `i`, with `w` entry `index` of parameter array number `leaf`."""
+    sizes = [int(np.prod(jnp.shape(array))) for array in jax.tree.leaves(params)]
+    if sum(sizes) <= FEW:  # one program for all arrays of the layer: compiling takes longer than running
+        index, leaf = sum(sizes[:leaf]) + index, -1
     return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, np.eye(size(y))))
 
 
