@@ -165,6 +165,8 @@ class Explainer:
         with jax.enable_x64(True):
             other.params = _wide(params)
             graph = build(self.net, other.params, self.x, self.y, self.loss, self.mode)
+            for part, same in zip(graph.parts, self.graph.parts, strict=True):
+                part.pattern = same.pattern  # which entries are edges does not depend on their values
             other._take(graph)
         return other
 
