@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxbp.explain.function import Derivative, FunctionExplanation, Route
     from jaxbp.explain.reader import Stage
 
-LONGEST = 160
+LONGEST = 100
 
 
 def exact(value: float) -> str:
