@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp import Chain, Dense, Sigmoid, SquaredError, explain_function
+from jaxbp import Chain, Dense, Layer, Sigmoid, SquaredError, explain_function
 from jaxbp.explain import Explainer
 from jaxbp.explain.notes import cross_entropy, notes_explainer, slips
 from jaxbp.explain.page import descent, write_page
@@ -88,13 +88,18 @@ def thin_section() -> Section:
     )
 
 
+def at_random(net: Layer, x: Any) -> Any:
+    """Parameters for inputs like `x`, drawn with NumPy."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
+    return jax.tree.map(lambda leaf: 0.5 * random.normal(size=leaf.shape), shapes)
+
+
 def path_section() -> Section:
     """3. Many neurons: many paths, and their sum."""
     net = Chain(Dense(2), Sigmoid(), Dense(3), Sigmoid(), Dense(1), Sigmoid())
-    random = np.random.default_rng(0)
-    with jax.enable_x64(True):
-        params = net.init(jax.random.key(0), jnp.zeros(2, jnp.float64))
-    e = Explainer(net, params, random.normal(size=2), np.ones(1), SquaredError()).weight("w121")
+    x = np.random.default_rng(0).normal(size=2)
+    e = Explainer(net, at_random(net, x), x, np.ones(1), SquaredError()).weight("w121")
     return (
         "A real network: the sum over paths",
         "The next layer has three neurons, so there are three paths from w121 to the loss. Along each "
@@ -109,8 +114,7 @@ def growth_section() -> Section:
     for depth in (1, 2, 3, 5, 8):
         layers = [part for _ in range(depth) for part in (Dense(10), Sigmoid())]
         net = Chain(*layers, Dense(2))
-        with jax.enable_x64(True):
-            params = net.init(jax.random.key(depth), jnp.zeros(4, jnp.float64))
+        params = at_random(net, np.ones(4))
         s = Explainer(net, params, np.ones(4), np.ones(2), SquaredError()).weight("w111", 1).savings
         rows.append(f"{depth:>12} {big(s.paths):>23} {big(s.one_by_one):>28} {big(s.one_pass):>22}")
     return (

@@ -31,16 +31,22 @@ def descent(explainer: Explainer, steps: int = STEPS, rate: float = 1.0) -> list
     """Plain gradient descent on this example, `w := w - η ∂L/∂w`, from the parameters at hand."""
     from jaxbp.train.step import value_and_grad
 
+    mask = explainer.net.trainable(explainer.params)
+
+    @jax.jit
+    def one(params: Any) -> Any:
+        passes = value_and_grad(explainer.net, explainer.loss)
+        value, grads = passes(params, explainer.x, explainer.y, explainer.mode)
+        return value, jax.tree.map(lambda w, g, yes: w - rate * g if yes else w, params, grads, mask)
+
     with jax.enable_x64(True):
-        passes = jax.jit(value_and_grad(explainer.net, explainer.loss))
         params, frames = explainer.params, []
-        mask = explainer.net.trainable(params)
         for step in range(steps + 1):
-            value, grads = passes(params, explainer.x, explainer.y, explainer.mode)
+            value, after = one(params)
             if not np.isfinite(value):
                 break
             frames.append(Frame(str(step), params))
-            params = jax.tree.map(lambda w, g, yes: w - rate * g if yes else w, params, grads, mask)
+            params = after
     return frames
 
 

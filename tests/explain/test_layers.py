@@ -103,7 +103,7 @@ def prepare(name):
     net, shape, *mode = NETS[name]
     random = np.random.default_rng(0)
     x = shape if isinstance(shape, np.ndarray) else random.normal(size=shape)
-    params = net.init(jax.random.key(0), jnp.asarray(x)[None])
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x)[None])
     params = jax.tree.map(lambda a: jnp.asarray(np.abs(random.normal(size=a.shape)) * 0.5 + 0.1), params)
     y = random.normal(size=jax.eval_shape(net, params, jnp.asarray(x)[None]).shape[1:])
     return Explainer(net, params, x, y, SquaredError(), *mode)
@@ -174,7 +174,7 @@ def test_a_recurrence_is_followed_through_time():
 def test_a_masked_recurrence_stays_one_part():
     net, random = bp.RNN(2), np.random.default_rng(0)
     x = {"x": random.normal(size=(3, 2)), "mask": np.array([True, True, False])}
-    params = net.init(jax.random.key(0), jnp.zeros((1, 3, 2)))
+    params = {"w_x": random.normal(size=(2, 2)), "w_h": random.normal(size=(2, 2)), "b": np.ones(2)}
     e = Explainer(net, params, x, np.zeros((3, 2)), SquaredError())
     assert [block.name for block in e.graph.blocks] == ["x", "a1", "L"]
     found = e.weight("b12", 4)

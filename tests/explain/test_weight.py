@@ -49,7 +49,7 @@ NETS = {
 def make(net, seed=0, features=3):
     """Float64 parameters, every one of them random, and an example."""
     random = np.random.default_rng(seed)
-    params = net.init(jax.random.key(seed), jnp.zeros((1, features), jnp.float64))
+    params = jax.eval_shape(net.init, jax.random.key(seed), jnp.zeros((1, features), jnp.float64))
     params = jax.tree.map(lambda a: jnp.asarray(random.normal(size=a.shape) * 0.7), params)
     return params, random.normal(size=features), random.normal(size=2)
 
@@ -121,7 +121,8 @@ def test_dropout_in_training_closes_paths():
 def test_a_large_network_answers_in_seconds():
     net = Chain(Dense(512), ReLU(), Dense(512), ReLU(), Dense(10))
     random = np.random.default_rng(0)
-    params = net.init(jax.random.key(0), jnp.zeros((1, 784), jnp.float32))
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 784), jnp.float32))
+    params = jax.tree.map(lambda a: jnp.asarray(random.normal(size=a.shape) / 20, "float32"), params)
     start = time.perf_counter()
     x = random.normal(size=784).astype("float32")
     e = explain_weight(net, params, x, np.int32(3), SoftmaxCrossEntropy(), "w1_5_7", k=4)

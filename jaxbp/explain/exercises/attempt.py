@@ -16,7 +16,7 @@ from jaxbp.explain.exercises.exercise import Exercise
 from jaxbp.explain.exercises.worker import plain
 
 
-def attempt(exercise: Exercise, file: Path, limit: float) -> dict[str, Any]:
+def attempt(exercise: Exercise, file: Path, limit: float | int) -> dict[str, Any]:
     """The verdict on `file` (`worker.work`); whatever it does, it cannot take this process along."""
     if not file.is_file():
         return plain(f"there is no file {file}")

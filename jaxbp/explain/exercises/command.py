@@ -79,7 +79,7 @@ def _start(name: str, folder: Path) -> int:
     return 0
 
 
-def _check(folder: Path, only: str | None, limit: float) -> int:
+def _check(folder: Path, only: str | None, limit: float | int) -> int:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (jaxbp exercises start NAME {folder})")
     if not limit > 0:
@@ -103,7 +103,7 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
     return 0 if good else 1
 
 
-def _one(exercise: Exercise, file: Path, state: State, limit: float) -> bool:
+def _one(exercise: Exercise, file: Path, state: State, limit: float | int) -> bool:
     """Check one file, say what was found, and note it in `state`."""
     now = digest(file)
     if state.done and state.digest == now:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class State:
     digest: str = ""
     told: dict[str, int] = field(default_factory=dict)
 
-    def hint(self, key: str, hints: list[str]) -> str:
+    def hint(self, key: str, hints: Sequence[str]) -> str:
         """The next hint for this mistake: a mistake of another kind begins with a gentle one again."""
         given = self.told.get(key, 0)
         self.told[key] = given + 1
