@@ -84,6 +84,8 @@ def _values(at: list[str]) -> dict[str, float]:
     values = {}
     for part in (piece for given in at for piece in given.split(",") if piece.strip()):
         match = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(\S+)\s*", part)
+        if match and match[1] in values:
+            raise InputError(f"--at: {match[1]} is given twice")
         try:
             values[match[1]] = float(match[2])  # pyright: ignore[reportOptionalSubscript]
         except (TypeError, ValueError):

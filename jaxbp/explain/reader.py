@@ -147,17 +147,18 @@ class Reader:
 
     def _row(self, kind: str, row: Row, value: float, operands: list[tuple[Value, Any]]) -> int:
         """One stage by a row of the table."""
-        numbers = [float(v.array[at]) for v, at in operands]
+        numbers = [np.float64(v.array[at]) for v, at in operands]
         stages = [int(v.stage[at]) for v, at in operands]
         names = [self.label(s, x) for s, x in zip(stages, numbers, strict=True)]
         if all(s < 0 for s in stages):
             return -1
         own = name(f"@{len(self.stages)}")
-        slopes = [
-            (slope.formula(own, *names), float(slope.number(value, *numbers)))
-            for slope, s in zip(row.slopes, stages, strict=True)
-            if s >= 0
-        ]
+        with np.errstate(all="ignore"):
+            slopes = [
+                (slope.formula(own, *names), float(slope.number(np.float64(value), *numbers)))
+                for slope, s in zip(row.slopes, stages, strict=True)
+                if s >= 0
+            ]
         varying = tuple(s for s in stages if s >= 0)
         made = self._new(row.write(*names), value, varying, tuple(slopes), kind)
         self.stages[made].tie = kind in ("max", "min") and len(set(numbers)) == 1

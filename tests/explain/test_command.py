@@ -16,7 +16,7 @@ MALICIOUS = [
     "exec('1')", "eval('1')", "globals()", "x := 1", "exp(x, out=x)", "exp(*[x])", "exp", "x; 1",
     "import os", "b'1'", "{x}", "{1: x}", "not x", "x < 1", "x and x", "x // 2", "x % 2", "x @ x", "~x",
     "x << 2", "1j * x", "True + x", "None", "...", "await x", "yield x", "exp(exp)", "sin.__call__(x)",
-    "", " ", "1 +", "x" * 600, "(" * 60 + "x" + ")" * 60 + "+", "-" * 200 + "x", "1e400*x",
+    "", " ", "1 +", "x" * 600, "(" * 60 + "x" + ")" * 60 + "+", "-" * 200 + "x", "exp(" * 110 + "x" + ")" * 110, "1e400*x",
     "exp(1, 2)", "max(x)", "x\0",
 ]  # fmt: skip
 
@@ -44,6 +44,18 @@ def test_nothing_of_a_refused_expression_is_run(tmp_path, capsys):
         ("a*b + sin(pi*a)", "a=2,b=-1", "∂y/∂b"),
         ("9**9**9*x", "x=1", "inf"),
         ("relu(x)*max(x, 2) - tanh(-x)**0.5", "x=-0.3", "dy/dx"),
+        ("e**x", "x=1", "y = e^{x}"),
+        ("α + ŷ**2", "α=1,ŷ=3", "∂h1/∂ŷ = 2ŷ = 6"),
+        ("+".join(["x"] * 90), "x=1", "= 90"),
+        # at the edge of a domain, and beyond it
+        ("sqrt(x)", "x=0", "jax.grad says inf, the same"),
+        ("x**y", "x=-2,y=3", "jax.grad says 12, the same"),
+        ("x**y", "x=0,y=3", "jax.grad says 0, the same"),
+        ("x**0 + x", "x=0", "jax.grad says 1, the same"),
+        ("1/x", "x=0", "jax.grad says -inf, the same"),
+        ("asin(x)", "x=1", "jax.grad says inf, the same"),
+        ("log(x)", "x=-1", "y is nan here"),
+        ("abs(x) + max(x, 0)", "x=0", "a tie: shared equally"),
     ],
 )
 def test_expressions(expression, at, derivative, capsys):
@@ -80,6 +92,8 @@ def test_files_are_written(tmp_path, capsys):
         (["--expr", "x*y", "--at", "x=1"], "no value for y"),
         (["--expr", "x", "--at", "x=1", "--at", "z=2"], "no variable z"),
         (["--expr", "x", "--at", "x=one"], "expected NAME=NUMBER"),
+        (["--expr", "x", "--at", "x=1,x=2"], "x is given twice"),
+        (["--length", "3"], "expected together with"),
         (["--expr", "2", "--at", "x=1"], "expected a variable"),
         (["--at", "x=1"], "expected together with --expr"),
         (["--expr", "x", "--at", "x=1", "--weight", "w111"], "cannot be used with weight"),
