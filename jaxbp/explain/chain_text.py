@@ -10,7 +10,7 @@ from jaxbp.explain.symbols import Expr, latex, latex_name, mul, text
 
 if TYPE_CHECKING:
     from jaxbp.explain.function import Derivative, FunctionExplanation, Route
-    from jaxbp.explain.reader import Stage
+    from jaxbp.explain.stages import Stage
 
 LONGEST = 100
 

@@ -102,6 +102,9 @@ def _network(given: argparse.Namespace) -> int:
     from jaxbp.explain.report import network_report
 
     frames, extra = None, {}
+    for file in filter(None, (given.html, given.png)):
+        if not Path(file).parent.is_dir():
+            raise InputError(f"{file}: the folder {Path(file).parent} does not exist")
     if given.source is None:
         if given.example != 0:
             raise InputError(f"--example: the notes' network has one example, 0, got {given.example}")

@@ -15,7 +15,8 @@ from scipy.sparse import csr_array
 from jaxbp.check.autodiff import function_gradients
 from jaxbp.explain.graph import Block, Bundle, Web
 from jaxbp.explain.paths import Pass, Start, largest
-from jaxbp.explain.reader import Reader, Stage
+from jaxbp.explain.reader import Reader
+from jaxbp.explain.stages import Stage
 from jaxbp.explain.symbols import Expr, mul, name, neg, num, power, substitute
 from jaxbp.layer import InputError
 

@@ -10,7 +10,7 @@ from jaxbp.explain.symbols import latex_name
 from jaxbp.layer import InputError
 
 if TYPE_CHECKING:
-    from jaxbp.explain.weight import Explanation
+    from jaxbp.explain.explanation import Explanation
 
 INK, LINE, PALETTE = (
     "#1d2430",

@@ -174,8 +174,10 @@ function showFactors(path) {
   drawn.factors.replaceChildren();
   if (path === null) return;
   const { xs, y } = drawn.place;
+  const middle = (edge) => ({ x: (xs[edge.from] + xs[edge.to]) / 2, y: (y(edge.from, edge.i) + y(edge.to, edge.j)) / 2 - 7 });
+  const own = into[path.start.to][path.start.b].find((edge) => edge.weight === target().name);
+  if (own) drawn.factors.append(svg("text", { class: "factor first", ...middle(own) }, short(path.first)));
   for (const edge of path.edges) {
-    const at = { x: (xs[edge.from] + xs[edge.to]) / 2, y: (y(edge.from, edge.i) + y(edge.to, edge.j)) / 2 - 7 };
-    drawn.factors.append(svg("text", { class: "factor", ...at }, `× ${short(factor(edge))}`));
+    drawn.factors.append(svg("text", { class: "factor", ...middle(edge) }, `× ${short(factor(edge))}`));
   }
 }
