@@ -253,6 +253,10 @@ def test_formulas_are_mathml(opened):
     top = one(opened, "#formula").get_attribute("textContent")
     assert top.startswith("∂L∂w131")
     assert top.count("∂a13∂w131") == 4
+    detail = one(opened, "#paths li:nth-child(3) .detail").get_attribute("textContent")
+    plain = "".join(c for c in detail if c not in "\u200b ")
+    assert plain.startswith("x1⋅h13⋅(1−h13)⋅w213⋅ŷ1⋅(1−ŷ1)⋅(−2⋅(y1−ŷ1))")
+    assert plain.endswith("2⋅0.0971947⋅0.2⋅0.176918⋅(−0.459328)=−0.00315936")
 
 
 def hurry(browser):
