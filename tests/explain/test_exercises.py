@@ -184,13 +184,6 @@ MISTAKES = {
         "with 3 factors besides dy",
         "the factor ∂h2/∂h1 is missing.",
     ),
-    "a sign and a square": (
-        "reciprocal",
-        lambda x, dy: dy * 2 * x,
-        "dx is not right",
-        "with its sign",
-        "the factor ∂h2/∂h1 · ∂y/∂h2 is missing.",
-    ),
     "dy forgotten": (
         "sigmoid",
         lambda a, dy: jax.nn.sigmoid(a) * (1 - jax.nn.sigmoid(a)),

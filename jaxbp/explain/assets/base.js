@@ -17,7 +17,7 @@ const short = (v) => {
   return v !== 0 && Math.abs(v) < 1e-3 ? `${head}e${tail}`.replaceAll("-", "−") : num(v, 3);
 };
 /** A number that fits into a neuron. */
-const inside = (v) => (Math.abs(v) < 0.1 && Math.abs(v) >= 1e-3 ? num(v, 2) : short(v));
+const inside = (v) => (Math.abs(v) >= 1e-3 && (v < 0 ? v > -1 : v < 0.1) ? num(v, 2) : short(v));
 // A gradient that is 0 but for rounding is written as 0.
 const tidy = (v) => (Math.abs(v) < 1e-15 ? 0 : v);
 const bracket = (v) => (v < 0 ? `(${num(v)})` : num(v));
