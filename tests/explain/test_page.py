@@ -184,6 +184,9 @@ def test_clicking_an_edge_an_input_and_a_neuron(opened, explainer):
         )
         check_explanation(opened, explainer.weight(name, k=12, formulas=False))
         assert f"∂L/∂{name}" in one(opened, "#why-h").text
+        beside = [dt.text for dt in all_of(opened, "#now dt")]
+        assert len(beside) == 24 + (name[0] == "b")
+        assert name in beside or name[0] == "x"
 
 
 def test_a_pointer_really_hits_an_edge(opened, explainer):
@@ -382,7 +385,7 @@ def test_the_slider_by_keyboard(opened):
     from selenium.webdriver.common.keys import Keys
 
     one(opened, "#frame").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert one(opened, "#frame-label").text.startswith("2,")
+    assert one(opened, "#frame-label").text.startswith("step 2, L = ")
 
 
 def test_colours_light_and_dark(opened):
@@ -475,6 +478,13 @@ def test_a_large_network_is_summarised(browser, tmp_path):
     inputs = len(all_of(browser, '.neuron[data-name^="x"]'))
     assert inputs in (8, 9)
     assert f"+ {64 - inputs} more" in one(browser, "#scroll svg").text
+    assert one(browser, "main").get_attribute("class") == "wide"
+    browser.set_window_size(390, 844)
+    try:
+        wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert browser.execute_script(wide) <= 0  # the drawing scrolls, the page does not
+    finally:
+        browser.set_window_size(1300, 1100)
     assert browser.get_log("browser") == []
 
 
