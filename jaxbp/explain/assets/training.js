@@ -30,7 +30,7 @@ function drawCurve() {
   const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Loss over training: from ${num(losses[0], 4)} to ${num(end.loss, 4)} in ${losses.length - 1} steps` });
   root.append(
     svg("line", { class: "axis", x1: L, y1: H - B, x2: W - R, y2: H - B }), svg("line", { class: "axis", x1: L, y1: T, x2: L, y2: H - B }),
-    svg("text", { x: L - 10, y: T + 5, style: "text-anchor:end" }, num(high, 3)), svg("text", { x: L - 10, y: H - B + 3, style: "text-anchor:end" }, num(low, 3)),
+    svg("text", { x: L - 10, y: T + 5, style: "text-anchor:end" }, short(high)), svg("text", { x: L - 10, y: H - B + 3, style: "text-anchor:end" }, short(low)),
     svg("text", { x: L, y: H - 8 }, moment(data.frames[0])), svg("text", { x: W - R, y: H - 8, style: "text-anchor:end" }, moment(end)),
     svg("text", { x: W - R, y: T + 5, style: "text-anchor:end" }, decades ? "loss L, logarithmic" : "loss L"),
     svg("polyline", { points: losses.map((v, k) => `${curve.x(k)},${curve.y(v)}`).join(" ") }), svg("circle", { id: "dot", r: 6 }));
