@@ -187,7 +187,8 @@ def explain_weight(
         ∂L/∂w = Σ over paths w → n_1 → … → n_m → L of  ∂n_1/∂w · ∂n_2/∂n_1 ⋯ ∂L/∂n_m
 
     The `k` largest paths are returned, with the exact count of all and the sum of the others
-    (`remainder`). Every factor comes from a layer's own `pull` (or `gradient`), in float64.
+    (`remainder`). Every factor comes from a layer's own `pull` (or `gradient`), in float64. A recurrence
+    is followed from step to step, so a weight of it has paths that begin at every step.
 
     `x` is one example without a batch axis, `y` its target. `weight` is a name as in the notes
     (`w212`: layer 2, to neuron 1, from neuron 2; `w2_13_4`; `b21`; `x3` for an input), where layers are
