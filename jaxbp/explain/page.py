@@ -94,7 +94,13 @@ def page(
     )
     title = title or "Why this weight has this gradient"
     data = page_data(explainer, weight, frames, rate)
-    encoded = json.dumps({**data, "open": open_at}, ensure_ascii=False, allow_nan=False)
+    try:
+        encoded = json.dumps({**data, "open": open_at}, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InputError(
+            "page: some values or derivatives are not finite, so there is nothing to draw "
+            f"(L = {explainer.graph.value})"
+        ) from None
     assets = files("jaxbp.explain") / "assets"
     parts = {
         "STYLE": (assets / "page.css").read_text("utf-8"),

@@ -62,6 +62,8 @@ class Reader:
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
         kind, params = equation.primitive.name, equation.params
+        if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in equation.outvars):
+            raise InputError(f"explain_function: {kind!r} makes complex numbers; expected real ones only")
         if all(np.all(v.stage < 0) for v in inputs) and not _inner(params):
             return self._fold(equation, inputs)
         if kind == "stop_gradient" or not any(

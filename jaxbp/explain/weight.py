@@ -31,6 +31,10 @@ class Explainer:
     def __init__(
         self, net: Layer, params: PyTree, x: Any, y: Any, loss: Loss, mode: Mode | None = None
     ) -> None:
+        if not isinstance(net, Layer):
+            raise InputError(f"net: expected a layer, got {type(net).__name__}")
+        if not isinstance(loss, Loss):
+            raise InputError(f"loss: expected a loss such as SquaredError(), got {loss!r}")
         self.net, self.loss, self.mode = net, loss, Eval() if mode is None else mode
         with jax.enable_x64(True):
             self.params = _wide(params)
@@ -236,16 +240,21 @@ def _both_passes(net: Layer, loss: Loss) -> Any:
 
 def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode) -> Any:
     """`(x, y, graph)` with a batch axis of 1 added, or as given where `x` has one already."""
+
+    def made(x: PyTree, y: Any) -> Graph:
+        jax.eval_shape(lambda p: net.forward(p, x, mode)[0], params)  # the layers' own words on bad input
+        return build(net, params, x, y, loss, mode)
+
     if not floats_or_ids(x):
         raise InputError("x: expected one example, got nothing in it")
     with_axis = jax.tree.map(lambda leaf: leaf[None], (x, y))
     try:
-        return *with_axis, build(net, params, with_axis[0], with_axis[1], loss, mode)
+        return *with_axis, made(*with_axis)
     except (InputError, TypeError, ValueError) as error:
         if not all(leaf.shape[:1] == (1,) for leaf in jax.tree.leaves(x)):
             raise
         try:
-            return x, y, build(net, params, x, y, loss, mode)
+            return x, y, made(x, y)
         except (InputError, TypeError, ValueError):
             raise error from None
 

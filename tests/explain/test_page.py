@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp import RNN, Chain, Dense, ReLU, SoftmaxCrossEntropy, SquaredError
+from jaxbp import RNN, Chain, Dense, InputError, ReLU, SoftmaxCrossEntropy, SquaredError
 from jaxbp.explain import Explainer
 from jaxbp.explain.notes import notes_explainer
 from jaxbp.explain.page import descent, page
+from jaxbp.explain.page_data import Frame
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -520,3 +521,11 @@ def test_what_a_user_writes_cannot_break_out_of_the_page(explainer, frames):
     evil = "</script><script>alert(1)</script>"
     text = page(explainer, "w212", frames=frames[:1], title=evil, about=evil)
     assert "<script>alert(1)" not in text
+
+
+def test_a_network_that_is_not_finite_has_no_page():
+    net = Chain(Dense(2))
+    params = ({"w": np.full((3, 2), np.inf), "b": np.zeros(2)},)
+    explainer = Explainer(net, params, np.ones(3), np.ones(2), SquaredError())
+    with pytest.raises(InputError, match="not finite"):
+        page(explainer, "w111", frames=[Frame("0", explainer.params)])

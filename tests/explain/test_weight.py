@@ -173,6 +173,26 @@ def test_a_weight_that_is_not_there(weight, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": lambda p, x: x}, "net: expected a layer, got function"),
+        ({"loss": "mse"}, "loss: expected a loss such as SquaredError(), got 'mse'"),
+        ({"params": ({"w": np.ones((3, 4)), "b": np.ones(4)},)}, "expected params as a tuple of 5"),
+        ({"x": np.ones(5)}, "expected 3 features in the last axis of x, got 5"),
+        ({"y": np.ones(3)}, "expected a target of the prediction's shape [1, 2], got [1, 3]"),
+        ({"k": 0}, "k: expected at least one path to show, got 0"),
+    ],
+)
+def test_bad_input_is_named(change, message, unchecked):
+    net = NETS["mlp"]
+    given = dict(zip(("params", "x", "y"), make(net), strict=True))
+    given = {"net": net, "loss": SquaredError(), "weight": "w111", **given, **change}
+    with pytest.raises(InputError) as error:
+        explain_weight(**given)
+    assert message in str(error.value)
+
+
 def test_formulas_are_never_shown_against_the_numbers():
     """Every formula that is shown is checked here by evaluating it at the numbers that it names."""
     net = Chain(Dense(3), Tanh(), Dense(3), Sigmoid(), Dense(2), Softmax())
