@@ -10,9 +10,9 @@ from jaxbp.explain.symbols import Expr, latex, latex_name, mul, text
 
 if TYPE_CHECKING:
     from jaxbp.explain.function import Derivative, FunctionExplanation, Route
-    from jaxbp.explain.reader import Stage
+    from jaxbp.explain.stages import Stage
 
-LONGEST = 160
+LONGEST = 100
 
 
 def exact(value: float) -> str:
@@ -52,6 +52,9 @@ def function_text(e: FunctionExplanation) -> str:
     inputs = ", ".join(f"{d.input} = {figure(d.value, 8)}" for d in e.derivatives)
     lines = [*([e.title] if e.title else []), f"at {inputs}", "", "Stage by stage:"]
     lines += _stage_table(e)
+    if not math.isfinite(e.value):
+        why = "the function has no value at this point, or too large a one"
+        lines += ["", f"{e.output} is {e.value} here: {why}."]
     for derivative in e.derivatives:
         lines += ["", *_derivative_lines(e, derivative)]
     return "\n".join(lines)
@@ -87,8 +90,11 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
         (route,) = d.routes
         symbols = " · ".join(slope_name(e, *pair) for pair in chain(route, d.input))
         lines = [f"{head} = {symbols}"] if len(route.nodes) > 1 else []
-        lines.append(f"{pad if lines else head} = " + " · ".join(map(_in_product, route.formulas[::-1])))
-        lines += _in_inputs(e, d, pad)
+        alone = len(route.formulas) == 1
+        factors = route.formulas[::-1]
+        written = text(factors[0]) if alone else " · ".join(map(_in_product, factors))
+        lines.append(f"{pad if lines else head} = {written}")
+        lines += [line for line in _in_inputs(e, d, pad) if line != f"{pad} = {written}"]
         if len(route.factors) > 1:
             lines.append(f"{pad} = " + " · ".join(_bracketed(n) for n in route.factors[::-1]))
     else:
@@ -103,7 +109,9 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
         lines += _in_inputs(e, d, head)
         pad = pad if lines[-1].startswith(f"{head} = ") else head
     lines.append(f"{pad} = {exact(d.total)}")
-    lines.append(f"jax.grad says {exact(d.reference)}, off by {abs(d.total - d.reference):.1e}")
+    same = d.total == d.reference or (math.isnan(d.total) and math.isnan(d.reference))
+    apart = "the same" if same else f"off by {abs(d.total - d.reference):.1e}"
+    lines.append(f"jax.grad says {exact(d.reference)}, {apart}")
     return lines
 
 

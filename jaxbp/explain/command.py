@@ -30,6 +30,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("source", nargs="?", metavar="CONFIG | RUN", help="a config file (trained first) or a run folder")
     add("--weight", help="w212 (layer 2, to 1, from 2), b21, x3, or a path such as 0.w[3,1]")
     add("--example", type=int, default=0, help="which example of the held-out data, from 0 (default 0)")
+    add("--length", type=int, metavar="N", help="how many tokens of a sequence to take (default 8)")
     add("--paths", type=int, default=8, metavar="K", help="how many paths to show (default 8)")
     add("--html", metavar="FILE", help="write the interactive page")
     add("--png", metavar="FILE", help="write a picture of the paths")
@@ -83,6 +84,8 @@ def _values(at: list[str]) -> dict[str, float]:
     values = {}
     for part in (piece for given in at for piece in given.split(",") if piece.strip()):
         match = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(\S+)\s*", part)
+        if match and match[1] in values:
+            raise InputError(f"--at: {match[1]} is given twice")
         try:
             values[match[1]] = float(match[2])  # pyright: ignore[reportOptionalSubscript]
         except (TypeError, ValueError):
@@ -99,12 +102,17 @@ def _network(given: argparse.Namespace) -> int:
     from jaxbp.explain.report import network_report
 
     frames, extra = None, {}
+    for file in filter(None, (given.html, given.png)):
+        if not Path(file).parent.is_dir():
+            raise InputError(f"{file}: the folder {Path(file).parent} does not exist")
     if given.source is None:
         if given.example != 0:
             raise InputError(f"--example: the notes' network has one example, 0, got {given.example}")
+        if given.length is not None:
+            raise InputError("--length: expected together with a run or config of sequences")
         explainer = notes_explainer()
     else:
-        explainer, frames, extra = _load(given.source, given.example, bool(given.html))
+        explainer, frames, extra = _load(given)
     if given.weight is None and given.source is None and not (given.latex or given.json):
         print(notes_report(given.paths))
     else:
@@ -145,16 +153,16 @@ def _strongest(explainer: Explainer) -> str:
     return best[1]
 
 
-def _load(source: str, example: int, watch: bool) -> Any:
+def _load(given: argparse.Namespace) -> Any:
     """`(explainer, frames, page options)` from a run folder, or from a config that is trained now."""
     from jaxbp.explain.trained import from_config, from_run
 
-    path = Path(source)
+    path = Path(given.source)
     if (path / "config.toml").is_file():
-        return from_run(path, example)
+        return from_run(path, given.example, given.length)
     if path.is_dir():
-        raise InputError(f"{source}: expected a run folder, with a config.toml in it")
-    return from_config(source, example, watch)
+        raise InputError(f"{path}: expected a run folder, with a config.toml in it")
+    return from_config(given.source, given.example, bool(given.html), given.length)
 
 
 def exercises(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from jax.scipy.special import erf
 
 from jaxbp.layer import InputError
 
-LONGEST, DEEPEST, HIGHEST = 500, 40, 64
+LONGEST, DEEPEST, HIGHEST = 500, 100, 64
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "exp": (jnp.exp, 1), "log": (jnp.log, 1), "sqrt": (jnp.sqrt, 1), "abs": (jnp.abs, 1),
@@ -105,6 +105,8 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(operand=part):
             return _value(part, known)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            if isinstance(left, ast.Name) and left.id == "e" and "e" not in known:
+                return jnp.exp(jnp.asarray(_value(right, known), jnp.float64))  # eˣ as it is written
             return _power(_value(left, known), right, known)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _value(left, known), _value(right, known)

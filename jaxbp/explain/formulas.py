@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.explain import jacobian
-from jaxbp.explain.graph import Block, Bundle, Graph, Part
+from jaxbp.explain.graph import Block, Bundle, Graph, Part, neuron
 from jaxbp.explain.names import Target, notes_name
-from jaxbp.explain.symbols import ONE, Expr, call, exp, mul, name, neg, num, power, step, sub
+from jaxbp.explain.symbols import ONE, Expr, call, div, exp, mul, name, neg, num, power, step, sub
 
 DRAWS = 4
 Point = tuple[Any, ...]
@@ -58,30 +58,36 @@ class Formulas:
 
     def edge(self, bundle: Bundle, j: int, i: int) -> Expr | None:
         """`∂target_i/∂source_j` as a formula, or `None`."""
-        key = (bundle.source.number, bundle.target.number, j, i)
+        key = (id(bundle), j, i)
         if key not in self._found:
             if bundle.target is self.graph.end:
                 self._found[key] = self._loss(bundle.source, j)
             elif bundle.part is None:
-                self._found[key] = ONE
+                self._found[key] = ONE if bundle.jacobian[j, i] == 1 else None
             else:
-                self._found[key] = self._edge(bundle.part, bundle.source, bundle.target, j, i)
+                self._found[key] = self._edge(bundle, bundle.part, j, i)
         return self._found[key]
 
     def weight(self, target: Target, block: Block, i: int) -> Expr | None:
         """`∂block_i/∂w` as a formula: the input neuron that the weight meets, or 1."""
-        part = next(p for p in self.graph.parts if p.target is block)
-        if part.source.value.size > 100_000 or part.target.value.size > 4096:
+        part = self.graph.maker(block)
+        if part is None or jacobian.size(part.x) > 100_000 or jacobian.size(part.y) > 4096:
             return None
-        here = [(part.params, part.x, part.y, part.saved), *self._at(part)]
+        output, here = part.output(block, i), self._here(part)
         rows = [
-            jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[i] for p, _, y, s in here
+            jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[output]
+            for p, _, y, s in here
         ]
         if _close(rows, [1.0] * len(rows)):
             return ONE
         inputs = np.stack([jacobian.flat(x) for _, x, _, _ in here])
         same = np.flatnonzero(np.all(np.isclose(inputs, np.asarray(rows)[:, None], rtol=1e-12), axis=0))
-        return name(part.source.neuron(int(same[0]))) if same.size == 1 else None
+        met = neuron(part.inputs, int(same[0])) if same.size == 1 else None
+        return None if met is None else name(met)
+
+    def _here(self, part: Part) -> list[Point]:
+        """The part where it stands, and at the points drawn."""
+        return [(part.params, part.x, part.y, part.saved), *self._at(part)]
 
     def _at(self, part: Part) -> list[Point]:
         number = part.target.number
@@ -94,57 +100,53 @@ class Formulas:
         """Row `i` of the Jacobian here and at the points drawn."""
         key = (part.target.number, i)
         if key not in self._rows:
-            here = [(part.params, part.x, part.y, part.saved), *self._at(part)]
-            self._rows[key] = [jacobian.row(part.layer, p, s, y, i) for p, _, y, s in here]
+            self._rows[key] = [jacobian.row(part.layer, p, s, y, i) for p, _, y, s in self._here(part)]
         return self._rows[key]
 
-    def _edge(self, part: Part, source: Block, target: Block, j: int, i: int) -> Expr | None:
-        if part.target.value.size > 100_000:
+    def _edge(self, bundle: Bundle, part: Part, j: int, i: int) -> Expr | None:
+        if jacobian.size(part.y) > 100_000:
             return None
-        slopes = [float(row[j]) for row in self._row(part, i)]
-        here = [(part.params, part.x, part.y, part.saved), *self._at(part)]
-        weight = self._parameter(part, [p for p, *_ in here], slopes, source, target, j, i)
+        at, out = bundle.inside(j, i)
+        slopes, here = [float(row[at]) for row in self._row(part, out)], self._here(part)
+        weight = self._parameter(part, [p for p, *_ in here], slopes, at, out)
         if weight is not None:
             return weight
-        values = [(jacobian.flat(x), jacobian.flat(y)) for _, x, y, _ in here]
-        if j == i and source.value.size == target.value.size:
-            pairs = [(float(x[j]), float(y[i])) for x, y in values]
-            names, options = (name(source.neuron(j)), name(target.neuron(i))), OWN
-        elif source.value.size == target.value.size:
-            pairs = [(float(y[j]), float(y[i])) for _, y in values]
-            names, options = (name(target.neuron(j)), name(target.neuron(i))), ACROSS
-        else:
+        if jacobian.size(part.x) != jacobian.size(part.y):
             return ONE if _close(slopes, [1.0] * len(slopes)) else None
+        values = [(jacobian.flat(x), jacobian.flat(y)) for _, x, y, _ in here]
+        own = at == out
+        pairs = [(float(x[at] if own else y[at]), float(y[out])) for x, y in values]
+        other = bundle.source.neuron(j) if own else neuron(part.outputs, at)
+        if other is None:
+            return None
+        names, options = (name(other), name(bundle.target.neuron(i))), OWN if own else ACROSS
         for write, compute in options:
             if _close(slopes, [compute(*pair) for pair in pairs]):
                 return write(*names)
         return None
 
     def _parameter(
-        self,
-        part: Part,
-        params: list[Any],
-        slopes: list[float],
-        source: Block,
-        target: Block,
-        j: int,
-        i: int,
+        self, part: Part, params: list[Any], slopes: list[float], at: int, out: int
     ) -> Expr | None:
         """`w_lij`, where the derivative is the entry `[from, to]` of one of the part's matrices."""
-        if not (source.shape and target.shape):
+        x, y = jacobian.floats(part.x), jacobian.floats(part.y)
+        if len(x) != 1 or len(y) != 1 or not (x[0].shape and y[0].shape):
             return None
-        at = (j % source.shape[-1], i % target.shape[-1])
+        features = (x[0].shape[-1], y[0].shape[-1])
+        place = (at % features[0], out % features[1])
         for leaf, (path, array) in enumerate(jax.tree_util.tree_leaves_with_path(part.params)):
-            if np.shape(array) == (source.shape[-1], target.shape[-1]):
-                entries = [float(np.asarray(jax.tree.leaves(p)[leaf])[at]) for p in params]
+            if np.shape(array) == features:
+                entries = [float(np.asarray(jax.tree.leaves(p)[leaf])[place]) for p in params]
                 if _close(slopes, entries):
                     key = str(getattr(path[-1], "key", "w")) if path else "w"
-                    return name(notes_name(key, part.number, (at[1] + 1, at[0] + 1)))
+                    return name(notes_name(key, part.number, (place[1] + 1, place[0] + 1)))
         return None
 
     def _loss(self, block: Block, i: int) -> Expr | None:
         """`∂L/∂ŷ_i`, with `y_i` for the target's entries."""
-        if len(jax.tree.leaves(self.graph.y)) != 1 or not block.shape:
+        if block is not self.graph.prediction or len(jax.tree.leaves(self.graph.y)) != 1:
+            return None
+        if not block.shape or len(jacobian.floats(self.graph.predicted)) != 1:
             return None
         if not self._slopes:
             self._slopes = self._loss_points(block)
@@ -164,25 +166,20 @@ class Formulas:
             (sub(call("softmax", p), y), lambda v: softmax(v) - target[i]),
             (sub(call("σ", p), y), lambda v: 1 / (1 + np.exp(-v[i])) - target[i]),
         ]
-        slopes = [s[i] for _, s in self._slopes]
-        for formula, compute in options:
-            if _close(slopes, [float(compute(v)) for v, _ in self._slopes]):
-                return formula
+        slopes = np.array([s[i] for _, s in self._slopes])
+        for count in {1, block.value.size // width}:  # summed, or a mean over the places
+            for formula, compute in options:
+                if _close(slopes * count, [float(compute(v)) for v, _ in self._slopes]):
+                    return formula if count == 1 else div(formula, num(count))
         return None
 
     def _loss_points(self, block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
         graph, random, points = self.graph, np.random.default_rng(11), []
-        shape = np.shape(self.prediction)
+        (like,) = jacobian.floats(graph.predicted)
         for value in [block.value, *(random.uniform(0.1, 0.9, block.value.size) for _ in range(DRAWS))]:
-            at = jnp.asarray(value.reshape(shape), self.prediction.dtype)
+            at = jnp.asarray(value.reshape(like.shape), like.dtype)
             points.append((value, jacobian.flat(graph.loss.backward(graph.loss.forward(at, graph.y)[1]))))
         return points
-
-    @property
-    def prediction(self) -> Any:
-        part = next((p for p in self.graph.parts if p.target is self.graph.prediction), None)
-        leaves = jax.tree.leaves(part.y) if part is not None else []
-        return leaves[0] if len(leaves) == 1 else jnp.zeros((1, *self.graph.prediction.shape))
 
     def _target(self, block: Block) -> np.ndarray | None:
         y = jnp.asarray(jax.tree.leaves(self.graph.y)[0])

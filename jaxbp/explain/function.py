@@ -15,7 +15,8 @@ from scipy.sparse import csr_array
 from jaxbp.check.autodiff import function_gradients
 from jaxbp.explain.graph import Block, Bundle, Web
 from jaxbp.explain.paths import Pass, Start, largest
-from jaxbp.explain.reader import Reader, Stage
+from jaxbp.explain.reader import Reader
+from jaxbp.explain.stages import Stage
 from jaxbp.explain.symbols import Expr, mul, name, neg, num, power, substitute
 from jaxbp.layer import InputError
 
@@ -119,12 +120,16 @@ def explain_function(
     pairs, reader = _inputs(f, x, inputs), Reader()
     with jax.enable_x64(True):
         wide = [jnp.asarray(value, jnp.float64) for _, value in pairs]
-        closed = jax.make_jaxpr(f)(*wide)
+        closed = _traced(f, wide)
         starts = [reader.input(np.asarray(value)) for value in wide]
         results = reader.run(closed.jaxpr, closed.consts, starts)
         if len(results) != 1 or results[0].array.size != 1:
             shapes = ", ".join(str(list(r.array.shape)) for r in results)
-            raise InputError(f"explain_function: f must return one number, got shapes {shapes}")
+            got = f"shapes {shapes}" if results else "nothing"
+            raise InputError(f"explain_function: f must return one number, got {got}")
+        if not jnp.issubdtype(results[0].array.dtype, jnp.floating):
+            kind = results[0].array.dtype
+            raise InputError(f"explain_function: f must return a real number, got one of dtype {kind}")
         end = int(results[0].stage.reshape(-1)[0])
         references = function_gradients(f, wide)
         value = float(results[0].array.reshape(-1)[0])
@@ -134,6 +139,17 @@ def explain_function(
     flat = np.concatenate([g.reshape(-1) for g in references]) if references else np.zeros(0)
     derivatives = _derivatives(stages, end, flat, k)
     return FunctionExplanation(tuple(stages), stages[end].name, value, derivatives)
+
+
+def _traced(f: Callable[..., Any], wide: Sequence[Any]) -> Any:
+    """The jaxpr of `f`; what only a traced function cannot do gets a word of its own."""
+    try:
+        return jax.make_jaxpr(f)(*wide)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise InputError(
+            "explain_function: f asks for the value of a number (if, while, float, NumPy); use jnp.where "
+            f"and jnp instead ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _inputs(
@@ -248,7 +264,7 @@ def _derivatives(stages: list[Stage], end: int, references: np.ndarray, k: int) 
     formulas: dict[int, Expr] = {}
     for stage in stages:
         for operand, (formula, number) in zip(stage.operands, stage.slopes, strict=True):
-            bundle = Bundle(blocks[operand], blocks[stage.number], None, _single(number))
+            bundle = Bundle(blocks[operand], blocks[stage.number], None, found=_single(number))
             formulas[id(bundle)] = formula
             web.connect(bundle)
     walk = Pass(web)

@@ -1,77 +1,156 @@
 """A network as a graph of neurons, whose edges carry local derivatives.
 
-Neurons stand in *blocks*, one for every value in the forward pass; a leaf layer is an edge bundle from
-the block it takes to the block it makes. Combinators say how bundles are joined (`wire`, below): a
-chain puts them in a row, a residual and a branch put them side by side. A combinator that is not
-listed here is explained as one block, whose derivatives come from its own `backward`.
+Neurons stand in *blocks*, one for every value in the forward pass; a leaf layer (a `Part`) is what leads
+from the blocks it takes to the blocks it makes, in *bundles* of edges. `wire.py` lays a network out as
+such a graph; `paths.py` counts and finds paths in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import coo_array, csr_array, eye_array
+from scipy.sparse import coo_array, csr_array
 
-from jaxbp import compose
-from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack
 from jaxbp.explain import jacobian
-from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
+from jaxbp.layer import Layer, Mode, PyTree
 from jaxbp.losses import Loss
 
 
 @dataclasses.dataclass(eq=False)
 class Block:
-    """The neurons of one value. `layer` is the number of the weight layer it belongs to, 0 = input."""
+    """The neurons of one value. `layer` is the number of the weight layer it belongs to, 0 = input.
+
+    `time` is the step of a recurrence that it belongs to, from 1, where it belongs to one.
+    """
 
     letter: str
     layer: int | None
     shape: tuple[int, ...]
     value: np.ndarray
     number: int = 0
+    time: int | None = None
 
     @property
     def name(self) -> str:
-        """`a2` for the block of `a21`, `a22`, …"""
+        """`a2` for the block of `a21`, `a22`, …; `h1_3` for step 3 of a recurrence."""
         stem = self.letter.rstrip("'")
         shown = "" if self.layer is None else str(self.layer)
-        return stem + shown + self.letter[len(stem) :]
+        step = "" if self.time is None else f"_{self.time}"
+        return stem + shown + step + self.letter[len(stem) :]
 
     def neuron(self, i: int) -> str:
         """`a21`, or `a2_13` where an index has two digits, or `a2_3_1_4` in a block of more axes."""
         if not self.shape:
             return self.name
         index = [str(k + 1) for k in np.unravel_index(i, self.shape)]
-        plain = len(index) == 1 and (self.layer is None or (len(index[0]) == 1 and self.layer < 10))
+        short = len(index[0]) == 1 and (self.layer or 0) < 10
+        plain = len(index) == 1 and (self.layer is None or short) and self.time is None
         stem = self.name
         return stem + index[0] if plain and "'" not in stem else "_".join([stem, *index])
 
 
+class Run(NamedTuple):
+    """Neurons `start … stop - 1` of a block; without a block, numbers to which no path leads."""
+
+    block: Block | None
+    start: int
+    stop: int
+
+
+Wires = tuple[Run, ...]  # the neurons that the floating entries of a value are, in order
+
+
+def whole(block: Block) -> Wires:
+    return (Run(block, 0, block.value.size),)
+
+
+def joined(wires: Iterable[Run]) -> Wires:
+    """The same neurons in as few runs as possible."""
+    made: list[Run] = []
+    for run in wires:
+        if made and made[-1].block is run.block and made[-1].stop == run.start:
+            made[-1] = Run(run.block, made[-1].start, run.stop)
+        elif run.stop > run.start:
+            made.append(run)
+    return tuple(made)
+
+
+def cut(wires: Wires, sizes: Iterable[int]) -> list[Wires]:
+    """Wires in pieces of the given sizes."""
+    runs, pieces = list(wires), []
+    for size in sizes:
+        piece: list[Run] = []
+        while size:
+            block, start, stop = runs.pop(0)
+            taken = min(size, stop - start)
+            piece.append(Run(block, start, start + taken))
+            if start + taken < stop:
+                runs.insert(0, Run(block, start + taken, stop))
+            size -= taken
+        pieces.append(tuple(piece))
+    return pieces
+
+
+def neuron(wires: Wires, index: int) -> str | None:
+    """The name of entry `index` of a value."""
+    for block, start, stop in wires:
+        if index < stop - start:
+            return None if block is None else block.neuron(start + index)
+        index -= stop - start
+    return None
+
+
 @dataclasses.dataclass(eq=False)
 class Bundle:
-    """All edges from block `source` to block `target`; `jacobian[j, i] = ∂target_i/∂source_j`."""
+    """All edges from block `source` to block `target`; `jacobian[j, i] = ∂target_i/∂source_j`.
+
+    Where a part takes or makes several blocks, `rows` and `columns` say which of its inputs are neurons
+    of `source` and which of its outputs of `target`: the first of them, its place in the block, how many.
+    """
 
     source: Block
     target: Block
     part: Part | None
-    _found: csr_array | None = None
+    rows: tuple[int, int, int] = (0, 0, 0)
+    columns: tuple[int, int, int] = (0, 0, 0)
+    found: csr_array | None = None
 
     @property
     def jacobian(self) -> csr_array:
         """Computed when first asked for: what lies before the weight at hand is never needed."""
-        if self._found is None:
+        if self.found is None:
             assert self.part is not None
-            self._found = self.part.edges()
-        return self._found
+            (row, j, rows), (column, i, columns) = self.rows, self.columns
+            piece = self.part.edges[row : row + rows, column : column + columns]
+            self.found = placed(piece, j, i, (self.source.value.size, self.target.value.size))
+        return self.found
+
+    def inside(self, j: int, i: int) -> tuple[int, int]:
+        """The part's input that is `source_j`, and its output that is `target_i`."""
+        return j - self.rows[1] + self.rows[0], i - self.columns[1] + self.columns[0]
+
+
+def placed(matrix: Any, row: int, column: int, shape: tuple[int, int]) -> csr_array:
+    """`matrix` as a piece of a larger one; what is stored stays stored, 0 or not."""
+    if matrix.shape == shape:
+        return csr_array(matrix)
+    piece = coo_array(matrix)
+    at = (piece.coords[0] + row, piece.coords[1] + column)
+    return coo_array((piece.data, at), shape).tocsr()
 
 
 @dataclasses.dataclass(eq=False)
 class Part:
-    """A leaf (or an unknown combinator) at work: all that its local derivatives are made from."""
+    """A leaf (or a combinator that is not known) at work: all that its derivatives are made from.
+
+    `inputs` and `outputs` are the neurons of `x` and `y`, and `target` the block that it is named by.
+    Parts with one `pattern` are the same layer at several places: which entries are edges is found once.
+    """
 
     layer: Layer
     params: PyTree
@@ -82,21 +161,52 @@ class Part:
     number: int | None
     address: tuple[str, ...]
     slices: tuple[int, ...]
-    source: Block
+    inputs: Wires
+    outputs: Wires
     target: Block
+    pattern: jacobian.Pattern
+
+    @property
+    def source(self) -> Block | None:
+        """The block that it takes, where it takes a single one as it is."""
+        runs = joined(self.inputs)
+        block = runs[0].block if len(runs) == 1 else None
+        return block if block is not None and runs == whole(block) else None
 
     @cached_property
-    def drawn(self) -> list[Any]:
-        """Points drawn at random, at which an edge shows whether it is one."""
-        return jacobian.points(self.layer, self.params, self.x, self.mode)
-
     def edges(self) -> csr_array:
-        """The edges through the part, with their derivatives."""
-        return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.drawn)
+        """The edges through the part, with their derivatives: `[inputs, outputs]`."""
+        return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.pattern)
 
-    def touched(self, leaf: int, index: int) -> csr_array:
+    def touched(self, leaf: int, index: int) -> list[tuple[Block, csr_array]]:
         """The edges from one of the part's parameters to the neurons that it touches directly."""
-        return jacobian.touched(self.layer, self.params, self.y, self.saved, self.drawn, leaf, index)
+        at = (self.layer, self.params, self.y, self.saved, self.pattern)
+        row, position, found = jacobian.touched(*at, leaf, index), 0, []
+        for block, start, stop in self.outputs:
+            piece = row[:, position : position + stop - start]
+            position += stop - start
+            if block is not None and piece.nnz:
+                found.append((block, placed(piece, 0, start, (1, block.value.size))))
+        return found
+
+    def slopes(self, leaf: int, index: int) -> dict[tuple[int, int], float]:
+        """`∂neuron/∂w` for one of the part's parameters, by the block's number and the neuron's."""
+        values = jacobian.touches(self.layer, self.params, self.saved, self.y, leaf, index)
+        neurons = [(block, i) for block, start, stop in self.outputs for i in range(start, stop)]
+        return {
+            (block.number, i): float(v)
+            for (block, i), v in zip(neurons, values, strict=True)
+            if block is not None
+        }
+
+    def output(self, block: Block, i: int) -> int:
+        """Which of the part's outputs is neuron `i` of a block."""
+        position = 0
+        for made, start, stop in self.outputs:
+            if made is block and start <= i < stop:
+                return position + i - start
+            position += stop - start
+        raise KeyError(block.neuron(i))
 
 
 class Web:
@@ -130,6 +240,7 @@ class Graph(Web):
     mode: Mode
     parts: list[Part] = dataclasses.field(default_factory=list)
     value: float = 0.0
+    predicted: PyTree = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -139,156 +250,50 @@ class Graph(Web):
         return self.blocks[0]
 
     @property
-    def prediction(self) -> Block:
-        return self.blocks[-2]
+    def prediction(self) -> Block | None:
+        """The block of the prediction, where the whole of it stands in one."""
+        last = self.blocks[-2]
+        alone = all(
+            b.source is last for block in self.blocks for b in self.leaving(block) if b.target is self.end
+        )
+        return last if alone and last.value.size == jacobian.size(self.predicted) else None
 
-    def add(self, letter: str, layer: int | None, value: PyTree) -> Block:
+    def maker(self, block: Block) -> Part | None:
+        """The part that makes a block."""
+        return next((p for p in self.parts if any(run.block is block for run in p.outputs)), None)
+
+    def add(self, letter: str, layer: int | None, value: PyTree, time: int | None = None) -> Block:
         """A new block; primes are added to the letter until the name is its own."""
         names = {block.name for block in self.blocks}
         shapes = [jnp.shape(leaf) for leaf in jacobian.floats(value)]
         shape = shapes[0] if len(shapes) == 1 else (jacobian.size(value),)
         while len(shape) > 1 and shape[0] == 1:
             shape = shape[1:]
-        block = Block(letter, layer, shape, jacobian.flat(value), len(self.blocks))
+        block = Block(letter, layer, shape, jacobian.flat(value), len(self.blocks), time)
         while block.name in names:
             block.letter += "'"
         self.blocks.append(block)
         return block
 
+    def lead(self, wires: Wires, target: Block, matrix: Any) -> None:
+        """Bundles from the neurons of `wires` to a block, with derivatives `matrix: [wires, target]`."""
+        position = 0
+        for block, start, stop in wires:
+            piece, position = matrix[position : position + stop - start, :], position + stop - start
+            if block is not None:
+                shape = (block.value.size, target.value.size)
+                found = placed(piece, start, 0, shape)
+                self.connect(Bundle(block, target, None, found=found))
 
-@dataclasses.dataclass
-class Walk:
-    """The forward pass, laying out the graph on its way."""
-
-    graph: Graph
-    mode: Mode
-    count: int = 0
-
-    def wire(self, layer: Layer, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        """`(y, block of y)`. A subclass of a combinator may join differently, so types are exact."""
-        return WIRES.get(type(layer), Walk.leaf)(self, layer, place, x, block)
-
-    def leaf(self, layer: Layer, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        """A leaf, or a combinator that is not known: one bundle of edges, from its own backward."""
-        y, saved = jacobian._forward(layer, place.params, x, place.mode)
-        if jacobian.moves_only(layer, place.params, x, y, place.mode):
-            return y, block
-        holds = bool(jax.tree.leaves(place.params))
-        if holds:
-            self.count += 1
-            target = self.graph.add("a", self.count, y)
-        else:
-            letter = {"a": "h"}.get(block.letter, block.letter + "'")
-            target = self.graph.add(letter, block.layer, y)
-        number = self.count if holds else None
-        at = (place.address, place.slices, block, target)
-        part = Part(layer, place.params, x, y, saved, place.mode, number, *at)
-        self.graph.parts.append(part)
-        self.graph.connect(Bundle(block, target, part))
-        return y, target
-
-    def chain(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        modes = place.mode.split(len(layer.layers))
-        for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
-            x, block = self.wire(part, place.item(i, mode), x, block)
-        return x, block
-
-    def tied(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        """A chain whose last layer works with the first one's parameters: two places, one weight."""
-        modes = place.mode.split(len(layer.layers))
-        for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
-            at = place.item(0 if i == len(layer.layers) - 1 else i, mode)
-            x, block = self.wire(part, at, x, block)
-        return x, block
-
-    def residual(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        y, body = self.wire(layer.body, place, x, block)
-        y = jax.tree.map(jnp.add, x, y)
-        total = self.graph.add("s", self.count, y)
-        for source in (block, body):
-            self.graph.connect(Bundle(source, total, None, eye_array(body.value.size).tocsr()))
-        return y, total
-
-    def branch(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        modes = place.mode.split(len(layer.bodies))
-        ends = [
-            self.wire(body, place.item(i, mode), x, block)
-            for i, (body, mode) in enumerate(zip(layer.bodies, modes, strict=True))
-        ]
-        values = [value for value, _ in ends]
-        y, here = self._merged(layer.merge, values)
-        random = np.random.default_rng(0)
-        drawn = [jnp.asarray(random.uniform(0.5, 1.5, v.shape), v.dtype) for v in values]
-        _, pattern = self._merged(layer.merge, drawn)
-        total = self.graph.add("s", self.count, y)
-        for (_, source), slopes, there in zip(ends, here, pattern, strict=True):
-            rows, columns = np.nonzero((slopes != 0) | (there != 0))
-            matrix = coo_array((slopes[rows, columns], (rows, columns)), slopes.shape).tocsr()
-            self.graph.connect(Bundle(source, total, None, matrix))
-        return y, total
-
-    def _merged(self, merge: str, values: list[Any]) -> tuple[Any, list[np.ndarray]]:
-        """What a branch's merge makes of `values`, and `[from, to]` derivatives by each of them."""
-        y, joined = MERGES[merge].join(values)
-        units = jnp.eye(y.size, dtype=y.dtype).reshape(-1, *y.shape)
-        pulled = jax.vmap(lambda u: tuple(MERGES[merge].part(joined, u)))(units)
-        return y, [np.asarray(rows, np.float64).reshape(y.size, -1).T for rows in pulled]
-
-    def stack(self, layer: Any, place: Place, x: PyTree, block: Block) -> tuple[PyTree, Block]:
-        modes = place.mode.stack(layer.depth)
-        for i in range(layer.depth):
-            mode = jax.tree.map(lambda leaf, i=i: leaf[i], modes)
-            x, block = self.wire(layer.body, place.slice(i, mode), x, block)
-        return x, block
-
-
-@dataclasses.dataclass
-class Place:
-    """Where in the parameters a walk stands: the values, their address, and slices of a stack."""
-
-    params: PyTree
-    mode: Mode
-    address: tuple[str, ...] = ()
-    slices: tuple[int, ...] = ()
-
-    def item(self, i: int, mode: Mode) -> Place:
-        return Place(self.params[i], mode, (*self.address, str(i)), self.slices)
-
-    def slice(self, i: int, mode: Mode) -> Place:
-        params = jax.tree.map(lambda leaf: leaf[i], self.params)
-        return Place(params, mode, self.address, (*self.slices, i))
-
-
-WIRES: dict[type[Layer], Any] = {
-    Chain: Walk.chain,
-    Residual: Walk.residual,
-    Branch: Walk.branch,
-    Stack: Walk.stack,
-}
-if hasattr(compose, "Tied"):
-    WIRES[compose.Tied] = Walk.tied  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def build(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode = Eval()) -> Graph:
-    """The graph of one forward pass in float64 (call with 64-bit values enabled)."""
-    graph = Graph(net, loss, params, x, y, mode)
-    prediction, block = Walk(graph, mode).wire(net, Place(params, mode), x, graph.add("x", None, x))
-    if block is graph.input:
-        raise InputError(f"{net}: expected a network with a layer that computes, got one that only moves")
-    if block is not graph.blocks[-1]:
-        graph.blocks.remove(block)
-        graph.blocks.append(block)
-    if block.letter.rstrip("'") not in ("a",):
-        block.letter, block.layer = "ŷ", None
-    value, saved = loss.forward(prediction, y)
-    graph.value = float(value)
-    slopes = jacobian.flat(loss.backward(saved))
-    end = Block("L", None, (), np.asarray([graph.value]))
-    graph.blocks.append(end)
-    for number, each in enumerate(graph.blocks):
-        each.number = number
-    edges = csr_array(
-        (slopes, np.zeros(slopes.size, int), np.arange(slopes.size + 1)), shape=(slopes.size, 1)
-    )
-    graph.connect(Bundle(block, end, None, edges))
-    return graph
+    def lead_through(self, part: Part) -> None:
+        """The bundles of a part: one for every block that it takes and block that it makes."""
+        self.parts.append(part)
+        row = 0
+        for source, start, stop in part.inputs:
+            column = 0
+            for target, first, last in part.outputs:
+                if source is not None and target is not None:
+                    rows, columns = (row, start, stop - start), (column, first, last - first)
+                    self.connect(Bundle(source, target, part, rows, columns))
+                column += last - first
+            row += stop - start

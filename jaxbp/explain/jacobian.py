@@ -10,19 +10,22 @@ inputs that lose in a maximum are not.
 
 from __future__ import annotations
 
-from functools import partial
+import dataclasses
+from collections.abc import Iterator
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, vstack
 
-from jaxbp.layer import InputError, Layer, Mode, PyTree
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 
 DRAWS = 4
 CHUNK = 4_000_000
 MOST = 400_000_000
+FEW = 20_000
 
 
 def floats(tree: PyTree) -> list[Any]:
@@ -66,7 +69,8 @@ def _nothing(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> tupl
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> Any:
+def forward(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> Any:
+    """`(y, saved)`, compiled."""
     return layer.forward(params, x, mode)
 
 
@@ -80,11 +84,11 @@ def _rows(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, units: Any) ->
 def _by_parameter(
     layer: Layer, params: PyTree, saved: PyTree, y: PyTree, index: Any, leaf: int, units: Any
 ) -> Any:
-    """`∂y_i/∂w` of one entry `index` of parameter array number `leaf`, for each unit error."""
+    """`∂y_i/∂w` for each unit error: entry `index` of parameter array `leaf`, or (-1) of all in a row."""
 
     def one(u: Any) -> Any:
-        gradients = layer.backward(params, saved, _unravel(y, u))[0]
-        return jax.tree.leaves(gradients)[leaf].reshape(-1)[index].astype(jnp.float64)
+        gradients = jax.tree.leaves(layer.backward(params, saved, _unravel(y, u))[0])
+        return _ravel(gradients if leaf < 0 else gradients[leaf])[index]
 
     return jax.lax.map(one, units)
 
@@ -113,7 +117,7 @@ def draw(layer: Layer, params: PyTree, x: PyTree, mode: Mode, number: int, signe
 
     params = jax.tree.map(partial(any_value, weight=True), params)
     x = jax.tree.map(partial(any_value, weight=False), x)
-    y, saved = _forward(layer, params, x, mode)
+    y, saved = forward(layer, params, x, mode)
     return params, x, y, saved
 
 
@@ -121,17 +125,69 @@ def moves_only(layer: Layer, params: PyTree, x: PyTree, y: PyTree, mode: Mode) -
     """Whether the layer hands every entry on unchanged and in order (`Flatten`, evaluated `Dropout`)."""
     if jax.tree.leaves(params) or size(x) != size(y) or not size(x):
         return False
+    key = (layer, str(jax.tree.map(lambda leaf: (jnp.shape(leaf), leaf.dtype), x)))
+    if not isinstance(mode, Eval):
+        return _moves_only(layer, params, x, mode)
+    if key not in _MOVES:
+        _MOVES[key] = _moves_only(layer, params, x, mode)
+    return _MOVES[key]
+
+
+_MOVES: dict[Any, bool] = {}  # of evaluation, which draws nothing
+
+
+def _moves_only(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> bool:
     points = (draw(layer, params, x, mode, number, signed=True) for number in (98, 99))
     return all(np.array_equal(flat(at), flat(result)) for _, at, result, _ in points)
 
 
-def points(layer: Layer, params: PyTree, x: PyTree, mode: Mode) -> list[Any]:
-    """The points at which an edge shows whether it is one."""
-    return [draw(layer, params, x, mode, number) for number in range(DRAWS)]
+@dataclasses.dataclass(eq=False)
+class Pattern:
+    """Which entries of a layer's derivatives are edges, wherever it stands: found out when first asked.
+
+    `params` and `x` lend their shapes; the values are drawn.
+    """
+
+    layer: Layer
+    params: PyTree
+    x: PyTree
+    mode: Mode
+    _touches: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def points(self) -> list[Any]:
+        """Points drawn at random, at which an edge shows whether it is one."""
+        return [draw(self.layer, self.params, self.x, self.mode, number) for number in range(DRAWS)]
+
+    @cached_property
+    def edges(self) -> csr_array:
+        """`[outputs, inputs]`, stored where the derivative is zero at none of the points."""
+        (_, x, y, _), *_ = self.points
+        inputs, outputs, found = size(x), size(y), []
+        for start, units in unit_errors(inputs, outputs):
+            always = np.ones((len(units), inputs), bool)
+            for params, _, point_y, saved in self.points:
+                always &= np.asarray(_rows(self.layer, params, saved, point_y, units)) != 0
+            found.append(csr_array(always[: outputs - start]))
+        return csr_array(vstack(found))
+
+    def touches(self, leaf: int, index: int) -> np.ndarray:
+        """The same for one parameter, over the outputs."""
+        if (leaf, index) not in self._touches:
+            rows = [touches(self.layer, p, s, y, leaf, index) != 0 for p, _, y, s in self.points]
+            self._touches[leaf, index] = np.all(rows, axis=0)
+        return self._touches[leaf, index]
+
+
+def unit_errors(inputs: int, outputs: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of the identity in chunks, `(number of the first, rows)`, the last filled up with zeros."""
+    chunk = max(1, min(outputs, CHUNK // max(inputs, outputs)))
+    for start in range(0, outputs, chunk):
+        yield start, np.eye(chunk, outputs, start)
 
 
 def edges(
-    layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, drawn: list[Any]
+    layer: Layer, params: PyTree, x: PyTree, y: PyTree, saved: PyTree, pattern: Pattern
 ) -> csr_array:
     """`[inputs, outputs]`: `∂y_i/∂x_j` at `[j, i]`, stored where there is an edge, 0 or not."""
     inputs, outputs = size(x), size(y)
@@ -142,17 +198,12 @@ def edges(
         )
     if not inputs or not outputs:
         return csr_array((inputs, outputs))
-    chunk = max(1, min(outputs, CHUNK // max(inputs, outputs)))
     found = []
-    for start in range(0, outputs, chunk):
-        units = np.eye(chunk, outputs, start)
-        here = np.asarray(_rows(layer, params, saved, y, units))
-        always = np.ones(here.shape, bool)
-        for p, _, point_y, s in drawn:
-            always &= np.asarray(_rows(layer, p, s, point_y, units)) != 0
+    for start, units in unit_errors(inputs, outputs):
+        here = np.asarray(_rows(layer, params, saved, y, units))[: outputs - start]
+        always = pattern.edges[start : start + len(here), :].toarray()
         out, at = np.nonzero((here != 0) | always)
-        keep = out + start < outputs
-        found.append((here[out, at][keep], at[keep], out[keep] + start))
+        found.append((here[out, at], at, out + start))
     data, rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
     return coo_array((data, (rows, columns)), (inputs, outputs)).tocsr()
 
@@ -164,22 +215,16 @@ def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> 
 
 def touches(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int) -> np.ndarray:
     """`∂y_i/∂w` for every output `i`, with `w` entry `index` of parameter array number `leaf`."""
+    sizes = [int(np.prod(jnp.shape(array))) for array in jax.tree.leaves(params)]
+    if sum(sizes) <= FEW:  # one program for all arrays of the layer: compiling takes longer than running
+        index, leaf = sum(sizes[:leaf]) + index, -1
     return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, np.eye(size(y))))
 
 
 def touched(
-    layer: Layer,
-    params: PyTree,
-    y: PyTree,
-    saved: PyTree,
-    drawn: list[Any],
-    leaf: int,
-    index: int,
+    layer: Layer, params: PyTree, y: PyTree, saved: PyTree, pattern: Pattern, leaf: int, index: int
 ) -> csr_array:
     """`[1, outputs]`: the edges from one parameter to what it touches directly."""
     here = touches(layer, params, saved, y, leaf, index)
-    always = np.ones(here.shape, bool)
-    for p, _, point_y, s in drawn:
-        always &= touches(layer, p, s, point_y, leaf, index) != 0
-    at = np.flatnonzero((here != 0) | always)
+    at = np.flatnonzero((here != 0) | pattern.touches(leaf, index))
     return coo_array((here[at], (np.zeros_like(at), at)), (1, here.size)).tocsr()

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbp.compose import Chain
 from jaxbp.explain.render import figure, fine
-from jaxbp.explain.report import network_report
+from jaxbp.explain.report import decimals, network_report
 from jaxbp.explain.weight import Explainer
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import notes_network
@@ -33,9 +33,28 @@ def _one(values: Any, axes: int) -> np.ndarray:
 def notes_report(k: int) -> str:
     """Everything about the worked example, in the order of the notes."""
     explainer = notes_explainer()
-    return "\n\n".join(
-        [network_report(explainer, WEIGHTS, k), cross_entropy(explainer), slips(explainer)]
-    )
+    parts = [given(explainer), network_report(explainer, WEIGHTS, k), printed(explainer)]
+    return "\n\n".join([*parts, cross_entropy(explainer), slips(explainer)])
+
+
+def given(explainer: Explainer) -> str:
+    """The network and the example, as the notes write them: rows to, columns from."""
+    w1, w2 = (np.asarray(explainer.params[k]["w"]).T for k in (0, 2))
+    x, y = (decimals(np.ravel(v)) for v in (explainer.x, explainer.y))
+    left, right = ([" ".join(f"{v:>5.1f}" for v in row) for row in w] for w in (w1, w2))
+    right += [f"x = {x}", f"y = {y}, all biases 0, η = 1"]
+    rows = [
+        f"{'W1 =' if not i else '':<5}{a}    {'W2 =' if not i else '':<{5 if i < 2 else 0}}{b}"
+        for i, (a, b) in enumerate(zip(left, right, strict=True))
+    ]
+    return "\n".join(["The worked example (rows: to, columns: from)", *(f"  {row}" for row in rows)])
+
+
+def printed(explainer: Explainer) -> str:
+    """The forward pass to two decimals, which is what the notes print."""
+    values = {block.name: block.value for block in explainer.graph.blocks}
+    shown = [f"{n} = {', '.join(f'{v:.2f}' for v in values[n])}" for n in ("h1", "a2", "ŷ")]
+    return "Rounded, as the notes print them: " + "; ".join(shown)
 
 
 def cross_entropy(explainer: Explainer) -> str:

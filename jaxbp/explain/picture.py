@@ -10,13 +10,15 @@ from jaxbp.explain.symbols import latex_name
 from jaxbp.layer import InputError
 
 if TYPE_CHECKING:
-    from jaxbp.explain.weight import Explanation
+    from jaxbp.explain.explanation import Explanation
 
 INK, LINE, PALETTE = (
     "#1d2430",
     "#c4cad3",
     ("#1f6fb4", "#c2551a", "#7a3db8", "#2d8a57", "#a8326b", "#6b6f1d"),
 )
+
+ALONG = 0.32  # where on its edge a factor stands: not in the middle, where edges cross
 
 
 def draw_paths(e: Explanation, file: Any) -> None:
@@ -59,24 +61,24 @@ def draw_paths(e: Explanation, file: Any) -> None:
             if not seen.get((k, node, following), 0):
                 axes.annotate(
                     f"× {figure(path.factors[k], 3)}",
-                    (x0 + 0.42 * (x1 - x0), y0 + 0.42 * (y1 - y0)),
-                    ha="center", va="bottom", fontsize=8.5, color=INK, zorder=3,
+                    (x0 + ALONG * (x1 - x0), y0 + ALONG * (y1 - y0)),
+                    ha="center", va="bottom", fontsize=10, color=INK, zorder=3,
                     bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85},
                 )  # fmt: skip
             seen[k, node, following] = seen.get((k, node, following), 0) + 1
         axes.text(
             0, -tall / 2 - 0.35 - 0.32 * number, f"{' → '.join(nodes)}   =   {fine(path.contribution)}",
-            color=colour, fontsize=9.5, va="top",
+            color=colour, fontsize=11, va="top",
         )  # fmt: skip
     for (_, node), (x, y) in at.items():
-        axes.scatter([x], [y], s=950, color="#eef2f7", edgecolor=LINE, linewidth=1.4, zorder=2)
+        axes.scatter([x], [y], s=1000, color="#eef2f7", edgecolor=LINE, linewidth=1.4, zorder=2)
         axes.text(
-            x, y, f"${latex_name(node)}$", ha="center", va="center", fontsize=11, color=INK, zorder=4
+            x, y, f"${latex_name(node)}$", ha="center", va="center", fontsize=12, color=INK, zorder=4
         )
     rest = e.count - len(e.paths)
     others = f", with {fine(e.remainder)} from {plural(rest, 'other path')}" if rest else ""
     axes.set_title(
-        rf"$\partial L/\partial {latex_name(e.weight)}$ = {fine(e.total)}{others}", fontsize=12, color=INK
+        rf"$\partial L/\partial {latex_name(e.weight)}$ = {fine(e.total)}{others}", fontsize=13, color=INK
     )
     axes.set_ylim(-tall / 2 - 0.6 - 0.32 * rows, tall / 2 + 0.15)
     axes.set_xlim(-0.5, 1.6 * (len(columns) - 1) + 0.5)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxbp.explain.symbols import Expr, latex, latex_name, text
 
 if TYPE_CHECKING:
-    from jaxbp.explain.weight import Explanation, Path
+    from jaxbp.explain.explanation import Explanation, Path
 
 
 def figure(value: float | int, digits: int = 6) -> str:

@@ -13,11 +13,12 @@ from jaxbp.layer import InputError
 
 MOMENTS = 20
 SECOND_STEPS = 0.1
+LENGTH = 8  # tokens of a sequence that are taken where nothing is asked: every token adds its neurons
 
 Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 
 
-def from_run(path: Path, example: int) -> Loaded:
+def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
     from jaxbp.train.report import open_run
     from jaxbp.train.task import keys, make_task
@@ -25,11 +26,11 @@ def from_run(path: Path, example: int) -> Loaded:
 
     task = make_task(open_run(path))
     params = load_params(path / "params.safetensors", task.init(keys(0)[0]))
-    explainer = _explainer(task, params, example)
-    return explainer, None, {"title": _title(path.name, task, example), "rate": SECOND_STEPS}
+    explainer, what = _explainer(task, params, example, length)
+    return explainer, None, {"title": f"{path.name}, {what}", "rate": SECOND_STEPS}
 
 
-def from_config(source: str, example: int, watch: bool) -> Loaded:
+def from_config(source: str, example: int, watch: bool, length: int | None = None) -> Loaded:
     """A config: the network is trained now; for the page (`watch`), up to 20 epochs are kept.
 
     The slider begins at the trained network's first epoch and ends with its last.
@@ -52,8 +53,8 @@ def from_config(source: str, example: int, watch: bool) -> Loaded:
         kept.append(Frame(f"epoch {state.epoch}", state.params))
 
     outcome = train(config, task, state, tx, on_epoch=keep)
-    explainer = _explainer(task, outcome.state.params, example)
-    title = _title(Path(found).stem, task, example)
+    explainer, what = _explainer(task, outcome.state.params, example, length)
+    title = f"{Path(found).stem}, {what}"
     if not watch:
         return explainer, None, {"title": title}
     at = sorted({round(k * (len(kept) - 1) / MOMENTS) for k in range(MOMENTS + 1)})
@@ -63,14 +64,21 @@ def from_config(source: str, example: int, watch: bool) -> Loaded:
     return explainer, frames, options
 
 
-def _explainer(task: Any, params: Any, example: int) -> Explainer:
+def _explainer(task: Any, params: Any, example: int, length: int | None) -> tuple[Explainer, str]:
+    """The network on one example, and in words which one."""
     data = task.data
-    x, y = (data.test_x, data.test_y) if len(data.test_x) else (data.x, data.y)
-    if not 0 <= example < len(x):
-        raise InputError(f"--example: expected 0 … {len(x) - 1}, got {example}")
-    return Explainer(task.net, params, np.asarray(x[example]), np.asarray(y[example]), task.loss)
-
-
-def _title(name: str, task: Any, example: int) -> str:
-    held = "held-out " if task.data.held_out else ""
-    return f"{name}, {held}example {example}"
+    xs, ys = (data.test_x, data.test_y) if len(data.test_x) else (data.x, data.y)
+    if not 0 <= example < len(xs):
+        raise InputError(f"--example: expected 0 … {len(xs) - 1}, got {example}")
+    x, y = np.asarray(xs[example]), np.asarray(ys[example])
+    what = f"{'held-out ' if data.held_out else ''}example {example}"
+    tokens = x.ndim == 1 and x.shape == y.shape and np.issubdtype(x.dtype, np.integer)
+    if length is not None and not (tokens and 1 <= length <= len(x)):
+        found = f"1 … {len(x)}" if tokens else "examples that are sequences of tokens"
+        raise InputError(f"--length: expected {found}, got {length}")
+    if tokens and len(x) > (length or LENGTH):
+        x, y = x[: length or LENGTH], y[: length or LENGTH]
+        what += f", the first {len(x)} of its {len(xs[example])} tokens"
+        if x.dtype == np.uint8:
+            what += f": {x.tobytes().decode('utf-8', 'replace')!r}"
+    return Explainer(task.net, params, x, y, task.loss), what

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,99 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.explain import jacobian, names
+from jaxbp.explain.explanation import Explanation, Path, Savings
 from jaxbp.explain.formulas import Formulas
-from jaxbp.explain.graph import Block, Graph, build
-from jaxbp.explain.paths import Ahead, Pass, Start, largest
+from jaxbp.explain.graph import Block, Graph, Part
+from jaxbp.explain.paths import Pass, Start, largest
 from jaxbp.explain.symbols import Expr
+from jaxbp.explain.wire import build
 from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 from jaxbp.losses import Loss
-
-
-@dataclass(frozen=True)
-class Path:
-    """One path from the weight to the loss.
-
-    `nodes` are the neurons it passes (`("a21", "ŷ1", "L")`), `factors[k]` is the derivative of
-    `nodes[k]` by the node before it (by the weight, for the first), `formulas` the same as formulas
-    where one is known, and `contribution` their product.
-    """
-
-    nodes: tuple[str, ...]
-    factors: tuple[float, ...]
-    contribution: float
-    formulas: tuple[Expr | None, ...] = ()
-
-
-@dataclass(frozen=True)
-class Savings:
-    """What going backwards saves: multiplications for every path alone, and in one backward pass."""
-
-    paths: int
-    one_by_one: int
-    one_pass: int
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why `∂L/∂weight` is what it is.
-
-    `gradient` is what `net.backward` returns for the weight (what training uses), `total` the sum over
-    all `count` paths of the graph, `paths` the largest of them, and `remainder = total - Σ shown`.
-    """
-
-    weight: str
-    path: str
-    value: float
-    gradient: float
-    total: float
-    loss: float
-    paths: tuple[Path, ...]
-    count: int
-    remainder: float
-    savings: Savings
-    error: tuple[str, float] | None
-    meets: tuple[str, float] | None
-    reference: float | None = None
-    rate: float = 1.0
-    explainer: Explainer | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def stepped(self) -> float:
-        """The weight after one step of plain gradient descent, `w - η ∂L/∂w` with `η = rate`."""
-        return self.value - self.rate * self.gradient
-
-    def text(self) -> str:
-        """The explanation in plain text."""
-        from jaxbp.explain.render import weight_text
-
-        return weight_text(self)
-
-    __str__ = text
-
-    def latex(self) -> str:
-        """The sum over the paths as a LaTeX `align*`: symbols, formulas, numbers."""
-        from jaxbp.explain.render import weight_latex
-
-        return weight_latex(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for `json.dumps`; counts too large for JSON stay exact."""
-        from jaxbp.explain.render import weight_dict
-
-        return weight_dict(self)
-
-    def html(self, file: Any) -> None:
-        """Write the interactive page about this network, opened at this weight, to `file`."""
-        from jaxbp.explain.page import write_page
-
-        assert self.explainer is not None
-        write_page(file, self.explainer, self.weight)
-
-    def png(self, file: Any) -> None:
-        """Draw the paths, with their factors on the edges, to the picture `file`."""
-        from jaxbp.explain.picture import draw_paths
-
-        draw_paths(self, file)
 
 
 class Explainer:
@@ -117,6 +31,10 @@ class Explainer:
     def __init__(
         self, net: Layer, params: PyTree, x: Any, y: Any, loss: Loss, mode: Mode | None = None
     ) -> None:
+        if not isinstance(net, Layer):
+            raise InputError(f"net: expected a layer, got {type(net).__name__}")
+        if not isinstance(loss, Loss):
+            raise InputError(f"loss: expected a loss such as SquaredError(), got {loss!r}")
         self.net, self.loss, self.mode = net, loss, Eval() if mode is None else mode
         with jax.enable_x64(True):
             self.params = _wide(params)
@@ -164,6 +82,8 @@ class Explainer:
         with jax.enable_x64(True):
             other.params = _wide(params)
             graph = build(self.net, other.params, self.x, self.y, self.loss, self.mode)
+            for part, same in zip(graph.parts, self.graph.parts, strict=True):
+                part.pattern = same.pattern  # which entries are edges does not depend on their values
             other._take(graph)
         return other
 
@@ -213,12 +133,13 @@ class Explainer:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        shared = [
-            p
-            for p in self.graph.parts
-            if p.number and (p.address, p.slices) == (part.address, part.slices)
-        ]
-        return [(p.target, p.touched(target.leaf, target.index), None) for p in shared]
+        touched = [p.touched(target.leaf, target.index) for p in self.sharing(part)]
+        return [(block, line, None) for found in touched for block, line in found]
+
+    def sharing(self, part: Part) -> list[Part]:
+        """The parts that work with this one's parameters: itself, and where it is tied or recurrent."""
+        own = (part.address, part.slices)
+        return [p for p in self.graph.parts if p.number and (p.address, p.slices) == own]
 
     def _path(self, target: names.Target, steps: Sequence[Any], formulas: bool) -> Path:
         factors = tuple(step.factor for step in steps)
@@ -239,9 +160,7 @@ class Explainer:
             return None, None
         block, line, _ = start[0]
         i = int(line.indices[0])
-        symbol = (
-            block.neuron(i).replace(block.letter, "δ", 1) if block.layer else f"∂L/∂{block.neuron(i)}"
-        )
+        symbol = block.neuron(i).replace("a", "δ", 1) if block.letter == "a" else f"∂L/∂{block.neuron(i)}"
         formula = shown[0].formulas[0] if shown[0].formulas else None
         meets = (str(formula), float(line.data[0])) if formula is not None else None
         return meets, (symbol, float(self.walk.ahead(block).error[i]))
@@ -272,7 +191,8 @@ def explain_weight(
         ∂L/∂w = Σ over paths w → n_1 → … → n_m → L of  ∂n_1/∂w · ∂n_2/∂n_1 ⋯ ∂L/∂n_m
 
     The `k` largest paths are returned, with the exact count of all and the sum of the others
-    (`remainder`). Every factor comes from a layer's own `pull` (or `gradient`), in float64.
+    (`remainder`). Every factor comes from a layer's own `pull` (or `gradient`), in float64. A recurrence
+    is followed from step to step, so a weight of it has paths that begin at every step.
 
     `x` is one example without a batch axis, `y` its target. `weight` is a name as in the notes
     (`w212`: layer 2, to neuron 1, from neuron 2; `w2_13_4`; `b21`; `x3` for an input), where layers are
@@ -320,16 +240,21 @@ def _both_passes(net: Layer, loss: Loss) -> Any:
 
 def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode: Mode) -> Any:
     """`(x, y, graph)` with a batch axis of 1 added, or as given where `x` has one already."""
+
+    def made(x: PyTree, y: Any) -> Graph:
+        jax.eval_shape(lambda p: net.forward(p, x, mode)[0], params)  # the layers' own words on bad input
+        return build(net, params, x, y, loss, mode)
+
     if not floats_or_ids(x):
         raise InputError("x: expected one example, got nothing in it")
     with_axis = jax.tree.map(lambda leaf: leaf[None], (x, y))
     try:
-        return *with_axis, build(net, params, with_axis[0], with_axis[1], loss, mode)
+        return *with_axis, made(*with_axis)
     except (InputError, TypeError, ValueError) as error:
         if not all(leaf.shape[:1] == (1,) for leaf in jax.tree.leaves(x)):
             raise
         try:
-            return x, y, build(net, params, x, y, loss, mode)
+            return x, y, made(x, y)
         except (InputError, TypeError, ValueError):
             raise error from None
 
@@ -337,6 +262,3 @@ def _one_example(net: Layer, params: PyTree, x: PyTree, y: Any, loss: Loss, mode
 def floats_or_ids(x: PyTree) -> bool:
     """Whether there is any entry at all."""
     return any(np.size(leaf) for leaf in jax.tree.leaves(x))
-
-
-__all__ = ["Ahead", "Explainer", "Explanation", "Graph", "Path", "Savings", "explain_weight"]

@@ -1,11 +1,16 @@
 """`jaxbp explain`: what it prints, what it writes, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxbp import InputError
+from jaxbp import RNN, Chain, Dense, Embedding, InputError, SoftmaxCrossEntropy
 from jaxbp.cli import main
+from jaxbp.explain import trained
 from jaxbp.explain.expression import parse
 
 MALICIOUS = [
@@ -17,6 +22,7 @@ MALICIOUS = [
     "import os", "b'1'", "{x}", "{1: x}", "not x", "x < 1", "x and x", "x // 2", "x % 2", "x @ x", "~x",
     "x << 2", "1j * x", "True + x", "None", "...", "await x", "yield x", "exp(exp)", "sin.__call__(x)",
     "", " ", "1 +", "x" * 600, "(" * 60 + "x" + ")" * 60 + "+", "-" * 200 + "x", "1e400*x",
+    "exp(" * 110 + "x" + ")" * 110,
     "exp(1, 2)", "max(x)", "x\0",
 ]  # fmt: skip
 
@@ -44,6 +50,18 @@ def test_nothing_of_a_refused_expression_is_run(tmp_path, capsys):
         ("a*b + sin(pi*a)", "a=2,b=-1", "∂y/∂b"),
         ("9**9**9*x", "x=1", "inf"),
         ("relu(x)*max(x, 2) - tanh(-x)**0.5", "x=-0.3", "dy/dx"),
+        ("e**x", "x=1", "y = e^{x}"),
+        ("α + ŷ**2", "α=1,ŷ=3", "∂h1/∂ŷ = 2ŷ = 6"),
+        ("+".join(["x"] * 90), "x=1", "= 90"),
+        # at the edge of a domain, and beyond it
+        ("sqrt(x)", "x=0", "jax.grad says inf, the same"),
+        ("x**y", "x=-2,y=3", "jax.grad says 12, the same"),
+        ("x**y", "x=0,y=3", "jax.grad says 0, the same"),
+        ("x**0 + x", "x=0", "jax.grad says 1, the same"),
+        ("1/x", "x=0", "jax.grad says -inf, the same"),
+        ("asin(x)", "x=1", "jax.grad says inf, the same"),
+        ("log(x)", "x=-1", "y is nan here"),
+        ("abs(x) + max(x, 0)", "x=0", "a tie: shared equally"),
     ],
 )
 def test_expressions(expression, at, derivative, capsys):
@@ -80,6 +98,8 @@ def test_files_are_written(tmp_path, capsys):
         (["--expr", "x*y", "--at", "x=1"], "no value for y"),
         (["--expr", "x", "--at", "x=1", "--at", "z=2"], "no variable z"),
         (["--expr", "x", "--at", "x=one"], "expected NAME=NUMBER"),
+        (["--expr", "x", "--at", "x=1,x=2"], "x is given twice"),
+        (["--length", "3"], "expected together with"),
         (["--expr", "2", "--at", "x=1"], "expected a variable"),
         (["--at", "x=1"], "expected together with --expr"),
         (["--expr", "x", "--at", "x=1", "--weight", "w111"], "cannot be used with weight"),
@@ -98,6 +118,37 @@ def test_bad_input_is_one_line(argv, message, capsys):
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def sequences(shape=(6,)):
+    """What a run of a language model is explained from, without having trained one."""
+    net = Chain(Embedding(256, 2), RNN(2), Dense(3))
+    random = np.random.default_rng(0)
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), params)
+    x, y = np.frombuffer(b"import", np.uint8).reshape(1, 6), np.zeros((1, *shape), np.int32)
+    data = SimpleNamespace(test_x=x, test_y=y, x=x, y=y, held_out=True)
+    return SimpleNamespace(data=data, net=net, loss=SoftmaxCrossEntropy()), params
+
+
+def test_a_sequence_is_cut_to_a_length_that_can_be_read():
+    task, params = sequences()
+    explainer, what = trained._explainer(task, params, 0, 3)
+    assert what == "held-out example 0, the first 3 of its 6 tokens: 'imp'"
+    assert [b.name for b in explainer.graph.blocks] == ["x", "a1", "h2_1", "h2_2", "h2_3", "a3", "L"]
+    e = explainer.weight("w_h_211", 2)
+    assert e.total == pytest.approx(e.gradient, abs=1e-14)
+    assert trained._explainer(task, params, 0, None)[1] == "held-out example 0"
+
+
+@pytest.mark.parametrize(
+    ("shape", "length", "message"),
+    [((6,), 0, "expected 1 … 6"), ((6,), 7, "expected 1 … 6"), ((), 3, "sequences of tokens")],
+)
+def test_a_wrong_length_is_refused(shape, length, message):
+    task, params = sequences(shape)
+    with pytest.raises(InputError, match=f"--length: .*{message}"):
+        trained._explainer(task, params, 0, length)
 
 
 def test_a_config_is_trained_and_its_run_is_explained(tmp_path, capsys, monkeypatch):

@@ -33,7 +33,7 @@ def test_the_walk_is_in_the_order_of_the_notes(written):
 
 def test_its_links_lead_somewhere(written):
     text = (written / "notes.html").read_text("utf-8")
-    for link in re.findall(r'href="([^"]+)"', text):
+    for link in re.findall(r'(?:href|src)="([^"]+)"', text):
         if link.startswith("#"):
             assert f'id="{link[1:]}"' in text
         elif not link.startswith("data:"):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from jaxbp.explain.exercises.ladder import LADDER, Exercise
+from jaxbp.explain.exercises.attempt import attempt
+from jaxbp.explain.exercises.exercise import Exercise
+from jaxbp.explain.exercises.ladder import LADDER
+from jaxbp.explain.exercises.progress import State, digest, read, remember
 from jaxbp.layer import InputError
 
-PROGRESS = "progress.json"
 SECONDS = 60.0
 
 
@@ -56,47 +54,13 @@ def _find(name: str) -> Exercise:
     return LADDER[name]
 
 
-# --- progress ---------------------------------------------------------------------------------------
-
-
-def _progress(folder: Path) -> dict[str, dict[str, Any]]:
-    """`{name: {"done": bool, "tries": int}}`, empty where there is none yet."""
-    path = folder / PROGRESS
-    if not path.is_file():
-        return {}
-    try:
-        known = json.loads(path.read_text("utf-8"))
-        return {
-            str(k): {"done": bool(v["done"]), "tries": int(v["tries"])}
-            for k, v in known.items()
-            if k in LADDER
-        }
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"{path}: not a progress file; remove it to begin again") from None
-
-
-def _remember(folder: Path, progress: dict[str, dict[str, Any]]) -> None:
-    partial = folder / f"{PROGRESS}.partial"
-    partial.write_text(json.dumps(progress, indent=2) + "\n", "utf-8")
-    os.replace(partial, folder / PROGRESS)
-
-
-# --- the three actions ------------------------------------------------------------------------------
-
-
 def _list(folder: Path) -> int:
-    progress = _progress(folder)
+    progress = read(folder)
     for number, exercise in enumerate(LADDER.values(), 1):
-        state = progress.get(exercise.name)
-        mark = (
-            "done   "
-            if state and state["done"]
-            else "started"
-            if _file(folder, exercise).is_file()
-            else "       "
-        )
-        print(f"{number:>3}  {exercise.name:<14} {mark}  {exercise.title}")
-    done = sum(state["done"] for state in progress.values())
+        state, there = progress.get(exercise.name), _file(folder, exercise).is_file()
+        mark = "done" if state and state.done else "started" if there else ""
+        print(f"{number:>3}  {exercise.name:<14} {mark:<7}  {exercise.title}")
+    done = sum(state.done for state in progress.values())
     print(f"\n{done} of {len(LADDER)} done. Begin one with: jaxbp exercises start NAME DIR")
     return 0
 
@@ -105,22 +69,22 @@ def _start(name: str, folder: Path) -> int:
     exercise = _find(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        path = _file(folder, exercise)
+        if path.exists():
+            raise InputError(f"{path} is there already; remove it to begin again")
+        path.write_text(exercise.starter(), "utf-8")
     except OSError as error:
-        raise InputError(f"{folder}: cannot make this folder: {error.strerror}") from None
-    path = _file(folder, exercise)
-    if path.exists():
-        raise InputError(f"{path} is there already; remove it to begin again")
-    path.write_text(exercise.starter(), "utf-8")
+        raise InputError(f"{folder}: cannot write there: {error.strerror}") from None
     print(f"{exercise.title}\nWrite {exercise.function} in {path}, then: jaxbp exercises check {folder}")
     return 0
 
 
-def _check(folder: Path, only: str | None, limit: float) -> int:
+def _check(folder: Path, only: str | None, limit: float | int) -> int:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (jaxbp exercises start NAME {folder})")
     if not limit > 0:
         raise InputError(f"--limit: expected a positive number of seconds, got {limit:g}")
-    progress = _progress(folder)
+    progress = read(folder)
     chosen = [_find(only)] if only else [e for e in LADDER.values() if _file(folder, e).is_file()]
     if not chosen:
         raise InputError(
@@ -128,20 +92,10 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
         )
     good = True
     for exercise in chosen:
-        state = progress.setdefault(exercise.name, {"done": False, "tries": 0})
-        found = attempt(exercise, _file(folder, exercise), limit)
-        right = found["wrong"] is None
-        good &= right
-        if right:
-            state["done"] = True
-            print(f"{exercise.name}: right")
-        else:
-            state["done"] = False
-            print(f"{exercise.name}: {found['where'] + ': ' if found['where'] else ''}{found['wrong']}")
-            print(f"    hint: {exercise.hints[min(state['tries'], len(exercise.hints) - 1)]}")
-            state["tries"] += "returns nothing yet" not in found["wrong"]  # no try was made
-        _remember(folder, progress)
-    waiting = [e.name for e in LADDER.values() if not progress.get(e.name, {}).get("done")]
+        state = progress.setdefault(exercise.name, State())
+        good &= _one(exercise, _file(folder, exercise), state, limit)
+        remember(folder, progress)
+    waiting = [name for name in LADDER if name not in progress or not progress[name].done]
     if good:
         print(
             f"Next: jaxbp exercises start {waiting[0]} {folder}" if waiting else "All of them are done."
@@ -149,34 +103,20 @@ def _check(folder: Path, only: str | None, limit: float) -> int:
     return 0 if good else 1
 
 
-def attempt(exercise: Exercise, file: Path, limit: float | int) -> dict[str, Any]:
-    """Judge `file` in a process of its own, within `limit` seconds."""
-    if not file.is_file():
-        return {"wrong": f"there is no file {file}", "where": ""}
-    with tempfile.TemporaryDirectory() as scratch:
-        result = Path(scratch) / "result.json"
-        arguments = [exercise.name, str(file.resolve()), str(result)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jaxbp.explain.exercises.worker", *arguments],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-        )
-        try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return {
-                "wrong": f"it did not finish within {limit:g} seconds (a loop without an end?)",
-                "where": "",
-            }
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if not result.is_file():
-            return {"wrong": f"it ended without an answer (exit code {process.returncode})", "where": ""}
-        return json.loads(result.read_text("utf-8"))
+def _one(exercise: Exercise, file: Path, state: State, limit: float | int) -> bool:
+    """Check one file, say what was found, and note it in `state`."""
+    now = digest(file)
+    if state.done and state.digest == now:
+        print(f"{exercise.name}: right (as before)")
+        return True
+    found = attempt(exercise, file, limit)
+    state.done, state.digest = found["wrong"] is None, now
+    if state.done:
+        print(f"{exercise.name}: right" + (f" ({found['note']})" if found["note"] else ""))
+        return True
+    place = f"{found['where']}: " if found["where"] else ""
+    print(f"{exercise.name}: {place}{found['wrong']}")
+    if found["hints"]:
+        hint = state.hint(found["key"], found["hints"])
+        print(textwrap.fill(f"hint: {hint}", 100, initial_indent="    ", subsequent_indent="          "))
+    return False

@@ -67,18 +67,19 @@ def convolution(x, w):
 
 
 def attention(q, k, v):
-    """y = softmax(q kᵀ/√d) v, each of them [time, d]."""
+    """y = softmax(q kᵀ/√d) v; q: [queries, d], k: [places, d], v: [places, features]."""
     scores = q @ k.T / jnp.sqrt(jnp.asarray(q.shape[-1], q.dtype))
     return jax.nn.softmax(scores, axis=-1) @ v
 
 
 def recurrence(x, w_x, w_h, b):
     """h_t = tanh(x_t w_x + h_{t-1} w_h + b) from h_0 = 0; x: [time, in]. Returns all h: [time, n]."""
-    h, all_h = jnp.zeros(b.shape, x.dtype), []
-    for t in range(x.shape[0]):
-        h = jnp.tanh(x[t] @ w_x + h @ w_h + b)
-        all_h.append(h)
-    return jnp.stack(all_h)
+
+    def step(h, x_t):
+        h = jnp.tanh(x_t @ w_x + h @ w_h + b)
+        return h, h  # carried to the next step, and put out
+
+    return jax.lax.scan(step, jnp.zeros(b.shape, x.dtype), x)[1]
 
 
 def training_loss(w1, b1, w2, b2, x, y):

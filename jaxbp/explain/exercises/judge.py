@@ -1,86 +1,112 @@
-"""Is the learner's function right? One place, so that what compares can be exchanged."""
+"""Is the learner's function right? `check_gradients` decides; here it is asked, and read.
+
+The learner's function is run once as it is, so that what it raises points at the learner's own line and
+a result of the wrong form gets a word about its form. Then the gradient checker compares it with autodiff
+and says what kind of mistake it is; `hints.py` turns that into hints.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.autodiff import cotangents
-from jaxbp.explain.exercises.ladder import Exercise
+from jaxbp.check.report import Report
+from jaxbp.check.verify import check_gradients
+from jaxbp.explain.exercises.exercise import Exercise
+from jaxbp.explain.exercises.hints import Verdict, from_report, missing_factor
 
-TOLERANCE = 1e-6
-TRIALS = 3
+BUDGET = 200  # gradient evaluations that a diagnosis may take: a check should answer in seconds
+RATE = 0.3
 
 
-def judge(exercise: Exercise, written: Any) -> str | None:
-    """What is wrong with the learner's function, in a sentence, or `None` where nothing is."""
+def judge(exercise: Exercise, written: Any) -> Verdict:
+    """What is wrong with the learner's function, and the hints that this calls for."""
     with jax.enable_x64(True):
-        for trial in range(TRIALS):
-            arguments, extra, expected = _case(exercise, trial)
-            wrong = compare(exercise, written(*arguments, extra), expected)
-            if wrong is not None:
-                return wrong
-    return None
+        arguments = draw(exercise)
+        wrong = form(exercise, _once(exercise, written, arguments), arguments)
+        if wrong is not None:
+            return Verdict(wrong, "form", hints=() if "yet" in wrong else exercise.hints)
+        report = check(exercise, written, arguments)
+        if not report.ok and len(exercise.shapes) == 1 and not next(iter(exercise.shapes.values())):
+            found = missing_factor(exercise, lambda x: float(written(jnp.asarray(x), jnp.ones(()))))
+            if found is not None:
+                return found
+        return from_report(exercise, report)
 
 
-def _case(exercise: Exercise, trial: int) -> tuple[list[Any], Any, list[np.ndarray]]:
-    random = np.random.default_rng(trial)
-    arguments = [jnp.asarray(random.normal(size=shape) * 0.8) for shape in exercise.shapes.values()]
-    if "y" in exercise.shapes:
-        at = list(exercise.shapes).index("y")
-        arguments[at] = jnp.asarray(
-            random.dirichlet(np.ones(exercise.shapes["y"][-1]), exercise.shapes["y"][:-1])
-        )
-    like = jax.eval_shape(exercise.forward, *arguments)
-    dy = jnp.asarray(random.normal(size=like.shape))
-    if exercise.function == "step":
-        slopes = cotangents(exercise.forward, arguments, jnp.ones(()))
-        rate = jnp.asarray(0.3 + 0.2 * trial)
-        pairs = zip(exercise.shapes, arguments, slopes, strict=True)
-        return arguments, rate, [np.asarray(a - rate * s) for n, a, s in pairs if n not in exercise.fixed]
-    slopes = dict(zip(exercise.shapes, cotangents(exercise.forward, arguments, dy), strict=True))
-    return arguments, dy, [np.asarray(slopes[name]) for name in exercise.asked]
+def draw(exercise: Exercise) -> dict[str, Any]:
+    """Arguments of both signs, by name; a target `y` is a distribution."""
+    random = np.random.default_rng(0)
+    made = {name: random.normal(size=shape) * 0.8 for name, shape in exercise.shapes.items()}
+    if "y" in made:
+        *rows, classes = exercise.shapes["y"]
+        made["y"] = random.dirichlet(np.ones(classes), rows or None)
+    return {name: jnp.asarray(value) for name, value in made.items()}
 
 
-def compare(exercise: Exercise, got: Any, expected: list[np.ndarray]) -> str | None:
-    """The first argument whose error is wrong, and how."""
-    names = [name if exercise.function == "step" else f"d{name}" for name in exercise.asked]
+def _once(exercise: Exercise, written: Any, arguments: dict[str, Any]) -> Any:
+    """The learner's function, run as it is."""
+    if exercise.is_step:
+        return written(*arguments.values(), jnp.asarray(RATE))
+    like = jax.eval_shape(exercise.forward, *arguments.values())
+    dy = np.random.default_rng(1).normal(size=like.shape)
+    return written(*arguments.values(), jnp.asarray(dy))
+
+
+def form(exercise: Exercise, got: Any, arguments: dict[str, Any]) -> str | None:
+    """What is wrong with the number, kind and shapes of the results; `None` where nothing is."""
+    names = exercise.results
     if got is None or got is ...:
         return f"{exercise.function} returns nothing yet: it should return {', '.join(names)}"
     results = list(got) if isinstance(got, tuple | list) else [got]
     if len(results) != len(names):
         return f"expected {len(names)} results, {', '.join(names)}, got {len(results)}"
-    for name, result, right in zip(names, results, expected, strict=True):
-        wrong = _one(name, result, right)
-        if wrong is not None:
-            return wrong
+    for name, asked, result in zip(names, exercise.asked, results, strict=True):
+        if result is None or result is ...:
+            return f"{name} is missing yet"
+        try:
+            value = np.asarray(result, np.float64)
+        except (TypeError, ValueError):
+            return f"{name} should be an array, got {type(result).__name__}"
+        expected = np.shape(arguments[asked])
+        if value.shape != expected:
+            return (
+                f"{name} has shape {list(value.shape)}, expected {list(expected)}, the shape of {asked}"
+            )
+        if not np.all(np.isfinite(value)):
+            return f"{name} is not finite"
     return None
 
 
-def _one(name: str, result: Any, right: np.ndarray) -> str | None:
-    try:
-        value = np.asarray(result, np.float64)
-    except (TypeError, ValueError):
-        return f"{name} should be an array, got {type(result).__name__}"
-    if value.shape != right.shape:
-        return f"{name} has shape {list(value.shape)}, expected {list(right.shape)}"
-    if not np.all(np.isfinite(value)):
-        return f"{name} is not finite"
-    scale = max(float(np.max(np.abs(right))), 1e-12)
-    if float(np.max(np.abs(value - right))) <= TOLERANCE * scale:
-        return None
-    if not value.any():
-        return f"{name} is zero everywhere"
-    factor = float(np.vdot(value, right) / np.vdot(right, right))
-    close = float(np.max(np.abs(value - factor * right))) <= TOLERANCE * scale * abs(factor)
-    if right.size > 1 and close and factor:
-        sign = " (the sign is wrong)" if abs(factor + 1) < 1e-6 else ""
-        return f"{name} is {factor:.6g} times what it should be{sign}"
-    if value.ndim == 2 and value.shape[0] == value.shape[1] and np.allclose(value.T, right, rtol=1e-6):
-        return f"{name} is transposed"
-    worst = np.unravel_index(int(np.argmax(np.abs(value - right))), right.shape)
-    at = f"[{', '.join(map(str, worst))}]" if right.ndim else ""
-    return f"{name}{at} is {value[worst]:.6g}, expected {right[worst]:.6g}"
+def check(exercise: Exercise, written: Any, arguments: dict[str, Any]) -> Report:
+    """`check_gradients` on the learner's function, with the fixed arguments held fixed.
+
+    A training step claims the gradient `(w - w_new)/η`, so it is checked as a gradient too.
+    """
+
+    def every(values: Sequence[Any]) -> list[Any]:
+        known = {**arguments, **dict(zip(exercise.asked, values, strict=True))}
+        return [known[name] for name in exercise.shapes]
+
+    def forward(*values: Any) -> Any:
+        return exercise.forward(*every(values))
+
+    def by_hand(*values: Any) -> Any:
+        *given, dy = values
+        if not exercise.is_step:
+            found = written(*every(given), dy)
+            return tuple(found) if isinstance(found, list) else found
+        rate = jnp.asarray(RATE, dy.dtype)
+        moved = written(*every(given), rate)
+        return tuple((old - new) / rate * dy for old, new in zip(given, moved, strict=True))
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in exercise.asked]
+    forward.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    forward.__name__ = exercise.forward.__name__
+    given = [arguments[name] for name in exercise.asked]
+    return check_gradients(forward, *given, gradient=by_hand, samples=2, budget=BUDGET)

@@ -1,0 +1,282 @@
+"""What the page shows, as plain values: the neurons to draw, the edges between them, and every moment.
+
+All numbers come from `Explainer`. A large layer is represented by its strongest neurons; what is left out
+is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbp.explain import names
+from jaxbp.explain.graph import Block, Bundle
+from jaxbp.explain.symbols import mathml, mathml_name, text
+from jaxbp.explain.weight import Explainer
+from jaxbp.layer import InputError, PyTree
+
+MOST_SHOWN = 12
+STRONGEST = 8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The parameters at one moment of training."""
+
+    label: str
+    params: PyTree
+
+
+def page_data(
+    explainer: Explainer, weight: str | None, frames: Sequence[Frame], rate: float
+) -> dict[str, Any]:
+    """Everything that the page shows, as plain values."""
+    with jax.enable_x64(True):
+        graph = explainer.graph
+        asked = names.find(graph, weight) if weight else None
+        shown = [_strongest(explainer, block, asked) for block in graph.blocks]
+        columns = [
+            _column(explainer, block, rows) for block, rows in zip(graph.blocks, shown, strict=True)
+        ]
+        bundles = [bundle for block in graph.blocks for bundle in graph.leaving(block)]
+        pairs = [_pairs(bundle, shown) for bundle in bundles]
+        links = [_link(explainer, b, p, shown) for b, p in zip(bundles, pairs, strict=True)]
+        targets = _targets(explainer, asked, bundles, pairs, shown)
+        moments = [_moment(explainer, frame, shown, pairs, targets) for frame in frames]
+    return {
+        "columns": columns,
+        "bundles": links,
+        "targets": [t for t, _ in targets],
+        "frames": moments,
+        "rate": rate,
+        "selected": asked.name if asked else targets[0][0]["name"],
+    }
+
+
+# --- what is shown ----------------------------------------------------------------------------------
+
+
+def _strongest(explainer: Explainer, block: Block, asked: names.Target | None) -> list[int]:
+    """The neurons to draw: all of a small block, else those whose value and error weigh most."""
+    size = block.value.size
+    if size <= MOST_SHOWN:
+        return list(range(size))
+    strength = np.abs(block.value * explainer.error(block))
+    chosen = set(np.argsort(-strength, kind="stable")[:STRONGEST].tolist())
+    if asked is not None and asked.part is None and block is explainer.graph.input:
+        chosen.add(asked.index)
+    if asked is not None and asked.part is not None:
+        for step in explainer.weight(asked.name, 3, formulas=False).paths:
+            chosen |= {i for i in range(size) if block.neuron(i) in step.nodes}
+        place = asked.place
+        if (
+            block is asked.part.source
+            and len(place) == 2
+            and block.shape[-1:] == (explainer_shape(asked)[0],)
+        ):
+            chosen.add(place[0])
+    return sorted(chosen)
+
+
+def explainer_shape(target: names.Target) -> tuple[int, ...]:
+    """The shape of the array that a weight is an entry of."""
+    assert target.part is not None
+    return np.shape(jax.tree.leaves(target.part.params)[target.leaf])
+
+
+def _column(explainer: Explainer, block: Block, rows: list[int]) -> dict[str, Any]:
+    part = explainer.graph.maker(block)
+    if block is explainer.graph.input:
+        kind = "input"
+    elif block is explainer.graph.end:
+        kind = "loss"
+    else:
+        kind = "sum" if part is None else "weights" if part.number is not None else "function"
+    made_by = repr(part.layer) if part is not None else ""
+    return {
+        "name": block.name,
+        "kind": kind,
+        "layer": block.layer,
+        "by": repr(explainer.loss) if kind == "loss" else made_by,
+        "total": int(block.value.size),
+        "neurons": [{"name": block.neuron(i), "math": mathml_name(block.neuron(i))} for i in rows],
+    }
+
+
+def _pairs(bundle: Bundle, shown: list[list[int]]) -> list[tuple[int, int]]:
+    """The edges between neurons that are shown, as `(source, target)`."""
+    rows, columns = shown[bundle.source.number], set(shown[bundle.target.number])
+    matrix = bundle.jacobian
+    return [
+        (j, int(i))
+        for j in rows
+        for i in matrix.indices[matrix.indptr[j] : matrix.indptr[j + 1]]
+        if int(i) in columns
+    ]
+
+
+def _link(
+    explainer: Explainer, bundle: Bundle, pairs: list[tuple[int, int]], shown: list[list[int]]
+) -> dict[str, Any]:
+    at_source = {j: k for k, j in enumerate(shown[bundle.source.number])}
+    at_target = {i: k for k, i in enumerate(shown[bundle.target.number])}
+    formulas = [explainer.formulas.edge(bundle, j, i) for j, i in pairs]
+    return {
+        "from": bundle.source.number,
+        "to": bundle.target.number,
+        "edges": [
+            {
+                "a": at_source[j],
+                "b": at_target[i],
+                "text": None if f is None else text(f),
+                "math": None if f is None else mathml(f),
+                "loose": f is not None and f.op in ("add", "neg"),
+                "weight": str(f.args[0]) if f is not None and f.op == "name" else None,
+            }
+            for (j, i), f in zip(pairs, formulas, strict=True)
+        ],
+        "total": int(bundle.jacobian.nnz),
+    }
+
+
+# --- what can be asked for --------------------------------------------------------------------------
+
+
+def _targets(
+    explainer: Explainer,
+    asked: names.Target | None,
+    bundles: list[Bundle],
+    pairs: list[list[tuple[int, int]]],
+    shown: list[list[int]],
+) -> list[tuple[dict[str, Any], names.Target]]:
+    """The weights on edges that are shown, the biases of their ends, the inputs, and what was asked."""
+    found: dict[str, tuple[dict[str, Any], names.Target]] = {}
+    graph = explainer.graph
+    for bundle, edges in zip(bundles, pairs, strict=True):
+        for j, i in edges:
+            formula = explainer.formulas.edge(bundle, j, i)
+            if formula is not None and formula.op == "name" and bundle.part is not None:
+                _add(explainer, found, names.find(graph, str(formula.args[0])), shown)
+    for part, leaf, key, prefix, array in names.arrays(graph):
+        rows = shown[part.target.number]
+        if np.ndim(array) == 1 and part.target.shape == np.shape(array) and key == "b":
+            for i in rows:
+                _add(explainer, found, names.make(part, leaf, key, prefix, array, (i,)), shown)
+    for i in shown[graph.input.number]:
+        _add(explainer, found, names.find(graph, graph.input.neuron(i)), shown)
+    if asked is not None:
+        _add(explainer, found, asked, shown)
+    if not found:
+        raise InputError("page: no weight with a name to show; name one with weight=")
+    return sorted(found.values(), key=lambda pair: _order(pair[1]))
+
+
+def _order(target: names.Target) -> tuple[Any, ...]:
+    """Layer by layer, in a layer by name of the array, in it by neuron, then by where it comes from."""
+    number = (target.part.number or 0) if target.part is not None else 0
+    return number, target.key, target.place[::-1]
+
+
+def _add(explainer: Explainer, found: Any, target: names.Target, shown: list[list[int]]) -> None:
+    if target.name in found:
+        return
+    e = explainer.weight(target.name if target.part is None else target.path, 1)
+    start = explainer.start(target)
+    ends = []
+    for block, line, bundle in start:
+        rows = {i: k for k, i in enumerate(shown[block.number])}
+        for i, factor in zip(line.indices.tolist(), line.data.tolist(), strict=True):
+            if i in rows and len(ends) < 64:
+                formula = (
+                    explainer.formulas.weight(target, block, i)
+                    if bundle is None
+                    else explainer.formulas.edge(bundle, target.index, i)
+                )
+                ends.append(
+                    {
+                        "to": block.number,
+                        "b": rows[i],
+                        "i": i,
+                        "factor": factor,
+                        "text": None if formula is None else text(formula),
+                        "math": None if formula is None else mathml(formula),
+                        "loose": formula is not None and formula.op in ("add", "neg"),
+                    }
+                )
+    found[target.name] = (
+        {
+            "name": target.name,
+            "path": target.path,
+            "math": mathml_name(target.name) if target.name[0].isalpha() else None,
+            "kind": "input" if target.part is None else "bias" if target.key == "b" else "weight",
+            "count": str(e.count),
+            "oneByOne": str(e.savings.one_by_one),
+            "onePass": str(e.savings.one_pass),
+            "start": ends,
+            "touched": int(sum(line.nnz for _, line, _ in start)),
+        },
+        target,
+    )
+
+
+# --- one moment -------------------------------------------------------------------------------------
+
+
+def _moment(
+    first: Explainer,
+    frame: Frame,
+    shown: list[list[int]],
+    pairs: list[list[tuple[int, int]]],
+    targets: list[tuple[dict[str, Any], names.Target]],
+) -> dict[str, Any]:
+    """Values, errors, local derivatives and gradients with the frame's parameters."""
+    now = first if frame.params is first.params else first.at(frame.params)
+    blocks = now.graph.blocks
+    bundles = [bundle for block in blocks for bundle in now.graph.leaving(block)]
+    errors = [now.error(block) for block in blocks]
+
+    def pick(vectors: list[np.ndarray]) -> list[list[float]]:
+        return [[float(v[i]) for i in rows] for v, rows in zip(vectors, shown, strict=True)]
+
+    return {
+        "label": frame.label,
+        "loss": now.graph.value,
+        "values": pick([block.value for block in blocks]),
+        "errors": pick(errors),
+        "factors": [_entries(b, edges) for b, edges in zip(bundles, pairs, strict=True)],
+        "weights": [
+            t.value if t.part is None else float(names.entry(t, now.params) or 0.0) for _, t in targets
+        ],
+        "gradients": [now.gradient(t) for _, t in targets],
+        "starts": [_start_factors(now, first, record, t) for record, t in targets],
+    }
+
+
+def _entries(bundle: Bundle, edges: list[tuple[int, int]]) -> list[float]:
+    if not edges:
+        return []
+    rows, columns = (np.asarray(part) for part in zip(*edges, strict=True))
+    kept, at = np.unique(rows, return_inverse=True)
+    return bundle.jacobian[kept, :].toarray()[at, columns].tolist()
+
+
+def _start_factors(
+    now: Explainer, first: Explainer, record: dict[str, Any], target: names.Target
+) -> list[float]:
+    """`∂n/∂w` for the neurons at which the weight's paths begin, as listed in `record`."""
+    if now is first:
+        return [end["factor"] for end in record["start"]]
+    if target.part is None:
+        lines = {
+            b.target.number: b.jacobian[[target.index], :].toarray()[0]
+            for b in now.graph.leaving(now.graph.input)
+        }
+        return [float(lines[end["to"]][end["i"]]) for end in record["start"]]
+    slopes: dict[tuple[int, int], float] = {}
+    for part in now.sharing(target.part):
+        slopes |= part.slopes(target.leaf, target.index)
+    return [slopes[end["to"], end["i"]] for end in record["start"]]
