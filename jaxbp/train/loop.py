@@ -160,7 +160,7 @@ def choose_devices(config: Config) -> Mesh | None:
             f"train.devices: expected a number that divides train.batch_size = {batch}, got {wanted}"
         )
     count = wanted or max(n for n in range(1, there + 1) if batch % n == 0)
-    return jax.make_mesh((count,), ("batch",), devices=jax.devices()[:count]) if count > 1 else None
+    return Mesh(np.asarray(jax.devices()[:count]), ("batch",)) if count > 1 else None
 
 
 def train(

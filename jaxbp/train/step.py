@@ -112,7 +112,10 @@ def steps_function(
         rows, key = part
         batch_x, batch_y = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), (x, y))
         if devices is not None and rows.shape[0] % devices.size == 0:
-            shares = NamedSharding(devices, PartitionSpec(devices.axis_names[0]))
+            mesh = Mesh(
+                devices.devices, devices.axis_names
+            )  # with axes that XLA shards through by itself
+            shares = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
             batch_x, batch_y = jax.lax.with_sharding_constraint((batch_x, batch_y), shares)
         if augment is not None:
             batch_x = augment(jax.random.fold_in(key, 1), batch_x)

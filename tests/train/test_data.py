@@ -9,9 +9,9 @@ import pytest
 from jaxbp.layer import InputError
 from jaxbp.train.data import DATA, Dataset
 from jaxbp.train.data.dataset import Scale, check_labels, numbers, split
+from jaxbp.train.data.files import read_arrays, read_idx
 from jaxbp.train.data.images import Cifar, Digits, Mnist
 from jaxbp.train.data.tables import BreastCancer, Diabetes, File, Notes
-from jaxbp.train.data.files import read_arrays, read_idx
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -107,7 +107,8 @@ def test_mnist_from_a_folder_and_from_npz_is_the_same(tmp_path, end):
         ),
         (
             (IMAGES[..., 0], [0] * 5, IMAGES, [0] * 5),
-            "train-images-idx3-ubyte: expected images of shape [n, height, width], got [5, 4]",
+            "train-images-idx3-ubyte: expected images of shape [n, height, width] or "
+            "[n, height, width, 3], got [5, 4]",
         ),
         (
             (IMAGES, [0] * 5, IMAGES[:, :3], [0] * 5),
@@ -279,3 +280,103 @@ def test_checks_of_single_arrays():
     assert numbers(np.asarray([True, False]), "x").tolist() == [1, 0]
     assert check_labels(np.asarray([1.0, 0.0]), 2, "y").dtype == np.int32
     assert set(DATA) >= {"digits", "mnist", "notes", "file"}
+
+
+# --- CIFAR, tables with values ------------------------------------------------------------------------
+
+
+def cifar(count: int, seed: int, coarse: bool = False) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """Images `NHWC`, labels, and CIFAR's bytes, written independently of the reader."""
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
+    raw = b""
+    for image, label in zip(images, labels, strict=True):
+        raw += bytes([7, label] if coarse else [label])
+        raw += b"".join(image[:, :, channel].tobytes() for channel in range(3))
+    return images, labels, raw
+
+
+def test_cifar_from_its_binary_version(tmp_path):
+    parts = [cifar(2, seed) for seed in range(6)]
+    for i, (_, _, raw) in enumerate(parts):
+        (tmp_path / (f"data_batch_{i + 1}.bin" if i < 5 else "test_batch.bin")).write_bytes(raw)
+    data = Cifar(path=str(tmp_path)).load()
+    images = np.concatenate([p[0] for p in parts[:5]])
+    np.testing.assert_array_equal(data.x, images.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(data.y, np.concatenate([p[1] for p in parts[:5]]))
+    np.testing.assert_array_equal(data.test_y, parts[5][1])
+    assert (data.outputs, data.names[3], data.image) == (10, "cat", (32, 32, 3))
+    (tmp_path / "batches.meta.txt").write_text("\n".join(f"kind{i}" for i in range(10)) + "\n\n")
+    assert Cifar(path=str(tmp_path)).load().names[3] == "kind3"
+
+
+def test_cifar_100_takes_the_fine_label(tmp_path):
+    train, test = cifar(3, 0, coarse=True), cifar(2, 1, coarse=True)
+    (tmp_path / "train.bin").write_bytes(train[2])
+    (tmp_path / "test.bin").write_bytes(test[2])
+    data = Cifar(path=str(tmp_path)).load()
+    np.testing.assert_array_equal(data.y, train[1])
+    np.testing.assert_array_equal(data.test_x[1], test[0][1].astype(np.float32) / np.float32(255))
+    assert data.outputs == 100
+
+
+def test_cifar_from_an_npz_with_labels_in_a_column(tmp_path):
+    x, y, _ = cifar(4, 0)
+    np.savez(tmp_path / "c.npz", x_train=x, y_train=y[:, None], x_test=x[:2], y_test=y[:2, None])
+    data = Cifar(path=str(tmp_path / "c.npz")).load()
+    assert data.x.shape == (4, 32, 32, 3)
+    np.testing.assert_array_equal(data.test_y, y[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("data_batch_1.bin", cifar(2, 0)[2][:-1], "data_batch_1.bin: truncated or not CIFAR's binary"),
+        ("data_batch_1.bin", b"", "data_batch_1.bin: truncated or not CIFAR's binary version"),
+        ("data_batch_1.bin", cifar(2, 0)[2], "data_batch_2.bin: no such file"),
+        ("data_batch_1", b"\x80\x02}q\x00", "holds the Python version, whose files are pickles"),
+    ],
+)
+def test_cifar_files_that_are_wrong(tmp_path, name, raw, message):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(InputError) as error:
+        Cifar(path=str(tmp_path)).load()
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(tmp_path))
+
+
+def test_tables_are_standardized_by_what_is_trained_on():
+    for kind, count in ((BreastCancer, 569), (Diabetes, 442)):
+        data = kind().load()
+        assert len(data.x) + len(data.test_x) == count
+        np.testing.assert_allclose(data.x.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(data.x.std(axis=0), 1, atol=1e-5)
+        assert np.abs(data.test_x.mean(axis=0)).max() > 1e-3  # the held-out part is not looked at
+    np.testing.assert_allclose([data.y.mean(), data.y.std()], [0, 1], atol=1e-5)
+    raw = data.target_scale.undo(np.concatenate([data.y, data.test_y]))
+    assert (round(float(raw.min())), round(float(raw.max()))) == (25, 346)  # as its documentation says
+
+
+def test_values_of_ones_own(tmp_path):
+    x, y = np.arange(30.0).reshape(10, 3) ** 2, np.arange(20.0).reshape(10, 2) * [1, -50]
+    np.savez(tmp_path / "v.npz", x=x, y=y)
+    data = File(path=str(tmp_path / "v.npz"), targets="values", standardize=True).load()
+    assert (data.kind, data.outputs, len(data.test_x)) == ("values", 2, 2)
+    both = data.target_scale.undo(np.concatenate([data.y, data.test_y]))
+    np.testing.assert_allclose(np.sort(both[:, 0]), np.sort(y[:, 0]), atol=1e-4)
+    np.testing.assert_allclose(data.inputs(x[:1], "new"), data.scale.apply(x[:1].astype(np.float32)))
+    np.savez(tmp_path / "v.npz", x=x, y=np.full(10, 2.5))
+    with pytest.raises(InputError, match=r"y: expected targets that differ, got 2\.5 throughout"):
+        File(path=str(tmp_path / "v.npz"), targets="values").load()
+
+
+def test_two_classes_as_one_number():
+    x = np.zeros((2, 1), np.float32)
+    data = Dataset("x", x, np.int32([1, 0]), x, np.int32([0, 1]), 2, ("no", "yes")).binary()
+    assert (data.y.tolist(), data.outputs, data.names) == ([[1], [0]], 1, ("no", "yes"))
+
+
+def test_tokens_cannot_be_reproduced():
+    x = np.zeros((2, 4), np.uint8)
+    with pytest.raises(InputError, match="has inputs of dtype uint8, which cannot be reproduced"):
+        Dataset("text", x, x, x, x, 256).reproduced()

@@ -21,7 +21,7 @@ from jaxbp.train.loop import milestones, prove_gradient, start, worst
 from jaxbp.train.optimizers import OPTIMIZERS, Adam, make, schedule
 from jaxbp.train.pictures import draw_confusion, draw_curves
 from jaxbp.train.report import read_metrics
-from jaxbp.train.task import keys, make_score, make_task
+from jaxbp.train.task import METRICS, keys, make_score, make_task
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -163,8 +163,8 @@ def test_ctrl_c_keeps_what_was_reached(tmp_path, small, monkeypatch, capsys):
 def interrupting(make, at):
     """A `make_score` whose scores send Ctrl-C to this process in epoch `at` (two scores an epoch)."""
 
-    def wrapped(net, loss):
-        score, calls = make(net, loss), [0]
+    def wrapped(*args):
+        score, calls = make(*args), [0]
 
         def count(*args):
             calls[0] += 1
@@ -443,7 +443,7 @@ def test_lines_away_from_a_terminal(tmp_path, small, capsys):
 
 def test_pictures_of_the_smallest_runs(tmp_path):
     record = {"epoch": 1, "loss": 0.0, "test_loss": 0.0, "accuracy": 0.0, "test_accuracy": 0.0}
-    draw_curves(tmp_path / "a.png", [record], "one epoch")
+    draw_curves(tmp_path / "a.png", [record], "one epoch", METRICS["classes"])
     draw_confusion(tmp_path / "b.png", np.asarray([[0, 0], [3, 0]]), ("no", "yes"))
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert (tmp_path / "b.png").stat().st_size > 1000

@@ -134,14 +134,13 @@ def _dataset(
 
 def _images(images: np.ndarray, what: str) -> np.ndarray:
     """Bytes `[n, height, width]` or `[n, height, width, 3]` as float32 `NHWC` in [0, 1]."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.ndim != 3 and (images.ndim != 4 or images.shape[-1] not in (1, 3)):
         raise InputError(
             f"{what}: expected images of shape [n, height, width] or [n, height, width, 3], "
-            f"got {list(images.shape[:-1] if images.shape[-1:] == (1,) else images.shape)}"
+            f"got {list(images.shape)}"
         )
-    return BYTES.apply(numbers(images, what))
+    images = BYTES.apply(numbers(images, what))
+    return images[..., None] if images.ndim == 3 else images
 
 
 def _idx(folder: Path, part: str, kind: str) -> Path:
