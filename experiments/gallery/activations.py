@@ -75,6 +75,26 @@ def _sigmoid() -> Exhibit:
     )
 
 
+def tanh_net(x: Any, w: Any, scale: Any) -> Any:
+    return jnp.tanh(x @ w) * scale[None]
+
+
+def tanh_hand(x: Any, w: Any, scale: Any, dy: Any) -> Any:
+    h = jnp.tanh(x @ w)
+    da = dy * scale[None] * (1 - h * h)
+    return da @ w.T, x.T @ da, jnp.sum(dy * h, axis=0)
+
+
+def _tanh() -> Exhibit:
+    def no_square(x: Any, w: Any, scale: Any, dy: Any) -> Any:
+        h = jnp.tanh(x @ w)
+        da = dy * scale[None] * (1 - h)
+        return da @ w.T, x.T @ da, jnp.sum(dy * h, axis=0)
+
+    args = (normal(6, 4, seed=5), normal(4, 5, seed=6), normal(5, seed=7))
+    return Exhibit("tanh", tanh_net, args, tanh_hand, {"1 - h": (no_square, ("wrong-activation",))})
+
+
 def exhibits() -> list[Exhibit]:
     """All of this family."""
-    return [_gelu(), _sigmoid()]
+    return [_gelu(), _sigmoid(), _tanh()]

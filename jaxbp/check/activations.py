@@ -94,6 +94,7 @@ SLOPES: dict[str, Slope] = {
 IN_THE_OUTPUT: dict[str, Slope] = {
     "h(1 - h)": lambda h: h * (1 - h),
     "1 - h²": lambda h: 1 - h * h,
+    "1 - h": lambda h: 1 - h,
     "h": lambda h: h,
     "1 - e⁻ʰ": lambda h: -np.expm1(-h),
     "1/(2h)": lambda h: 0.5 / h,

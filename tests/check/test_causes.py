@@ -47,6 +47,7 @@ def test_cause_is_named(cause):
 MECHANISMS = {
     ("inverse", "not transposed"): ("transpose", "J·dy, the derivative carried forwards"),
     ("two outputs", "its sign"): ("sign", "the wrong sign"),
+    ("tanh", "1 - h"): ("wrong-activation", "by the formula 1 - h"),
     ("safe norm", "the error clipped"): ("stale", "not linear in the cotangent"),
     ("euler", "weights not transposed, in every step"): ("transpose", "exchanged"),
     ("messages", "errors overwrite each other"): (
@@ -318,3 +319,21 @@ def test_custom_vjp_with_nondiff_argnums():
     report = jaxbp.check_gradients(power, X, 3)
     assert report.cause == "scale"
     assert report.findings[0].evidence["factor"] == pytest.approx(1 / 3)
+
+
+def test_statistics_of_lost_axes_do_not_stop_the_search():
+    """A norm over the batch: what is kept of it does not line up with the entries, and need not."""
+    rng = np.random.default_rng(2)
+    x, scale, offset = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 4), (4,), (4,)))
+
+    def norm(x, scale, offset):
+        mean, variance = jnp.mean(x, 0), jnp.var(x, 0)
+        return (x - mean[None]) / jnp.sqrt(variance + 1e-5)[None] * scale[None] + offset[None]
+
+    def hand(x, scale, offset, dy):
+        dx, dscale, doffset = jax.vjp(norm, x, scale, offset)[1](dy)
+        return dx, dscale, doffset / 6
+
+    report = jaxbp.check_gradients(norm, x, scale, offset, gradient=hand)
+    assert not report.ok
+    assert not [note for note in report.notes if "failed" in note], report.notes
