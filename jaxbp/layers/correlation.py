@@ -10,9 +10,10 @@ at the end. With `t = gcd(s, d)` those taps are `k₀, k₀ + s/t, k₀ + 2s/t, 
 each to the next: a dilation of `d/t`. Where a phase has no taps (stride > kernel) no output looked, and
 its error is 0. Nothing is multiplied by the zeros of a stretched `δ`.
 
-`kernel_error`, the error to the kernel. For stride and dilation 1 it is a correlation too, of `x` with
-`δ` as its kernel: channels take the place of examples, and examples that of channels. Otherwise it is
-taken as it stands, for each tap a strided slice of `x` and one matrix product over `n` and `o`.
+`kernel_error`, the error to the kernel, is taken as it stands: for each tap a strided slice of `x` and
+one matrix product over `n` and `o`. For stride and dilation 1 it is a correlation too, of `x` with `δ`
+as its kernel: channels take the place of examples, and examples that of channels. Blocks of groups take
+it so on CPU; whole layers do not, since training small image networks was many times slower with it.
 
 Groups. On CPU, XLA's grouped convolutions run five to fifty times slower than its plain ones. There, a
 depthwise one is a sum of shifted products, one a tap, and of others neighbouring groups are put into
@@ -178,7 +179,7 @@ def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`."""
     plain = {*win.stride, *win.dilation} == {1}
     if groups == 1:
-        return _by_correlation(x, d, win) if plain else _by_taps(x, d, win, 1)
+        return _by_taps(x, d, win, 1)
     depthwise = x.shape[-1] == groups == d.shape[-1]
 
     def examples(x: Array, d: Array) -> Array:
