@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import jax
@@ -32,6 +33,12 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
             found.append(
                 Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
             )
+            words = "run without each entry's own term: off by one"
+            found.append(Instead(op, 0, _exclusive(op), "missing-rows", words))
+        if op.primitive.name == "sort" and sites.is_live(op, 0):
+            found += _unsorted(op)
+        if op.primitive.name == "reduce_sum" and sites.is_live(op, 0):
+            found += _spread_in_another_order(op)
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
             found.append(Instead(op, -1, _wrong_way(op), "flip", words, whole=True))
@@ -47,6 +54,8 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
             found += _turned_error(sites, op)
         if op.primitive.name in ("reduce_max", "reduce_min") and sites.is_live(op, 0):
             found += _reductions(op)
+        if op.primitive.name in ("reduce_window_max", "reduce_window_min") and sites.is_live(op, 0):
+            found += _windows(op)
     return found
 
 
@@ -55,6 +64,49 @@ def _reductions(op: Op) -> Iterator[Instead]:
     for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
         make = lambda x, y, env, given, f=combine: f(x[0], axis=axes)  # noqa: E731
         yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _windows(op: Op) -> Iterator[Instead]:
+    """A pooled maximum whose error goes to the whole window."""
+    p = op.params
+    window = (p["window_dimensions"], p["window_strides"], p["padding"], p["base_dilation"])
+    size = prod(p["window_dimensions"])
+
+    def total(x: Any) -> Any:
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, *window, p["window_dilation"])
+
+    for words, share in (("of the sum over the window", 1.0), ("of the mean over the window", 1 / size)):
+        make = lambda x, y, env, given, k=share: k * total(x[0])  # noqa: E731
+        yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _unsorted(op: Op) -> Iterator[Instead]:
+    """Sorted values whose error is not put back in the order of the input, or by the wrong order."""
+    axis = op.params["dimension"]
+
+    def permuted(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
+        order = jnp.argsort(jax.lax.stop_gradient(x[0]), axis)
+        return jnp.take_along_axis(x[0], jnp.argsort(order, axis), axis)
+
+    words = "moved by the permutation that sorts, where its inverse belongs"
+    yield Instead(op, 0, permuted, "transpose", words)
+    words = "left in sorted order"
+    yield Instead(op, 0, lambda x, y, env, given: x[0], "transpose", words)
+
+
+def _spread_in_another_order(op: Op) -> Iterator[Instead]:
+    """The error of a sum, spread over the summed entries with two axes in each other's place."""
+    shape = op.in_avals[0].shape
+    axes = tuple(op.params["axes"])
+    for a, b in itertools.combinations(range(len(shape)), 2):
+        if (a in axes) != (b in axes) and shape[a] > 1 and shape[b] > 1:
+            moved = list(shape)
+            moved[a], moved[b] = moved[b], moved[a]
+            words = f"spread as if its axes {a} and {b} were exchanged (repeated where it has to be tiled)"
+            make = lambda x, y, env, given, m=moved, a=a, b=b: jnp.sum(  # noqa: E731
+                jnp.reshape(jnp.swapaxes(jnp.reshape(x[0], m), a, b), shape), axis=axes
+            )
+            yield Instead(op, 0, make, "transpose", words)
 
 
 def _turned_error(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -82,6 +134,13 @@ def _refilled(op: Op) -> Iterator[Instead]:
         make = lambda x, y, env, given: jnp.reshape(x[0], shape)  # noqa: E731
         yield Instead(op, 0, make, "transpose", "reshaped where it has to be transposed")
         return
+    before = op.in_avals[0].shape
+    for a, b in itertools.combinations([a for a, n in enumerate(before) if n > 1][: MOST_AXES + 1], 2):
+        words = f"with axes {a} and {b} of what is reshaped exchanged"
+        turned = lambda x, y, env, given, a=a, b=b: jnp.reshape(  # noqa: E731
+            jnp.reshape(jnp.swapaxes(x[0], a, b), x[0].shape), shape
+        )
+        yield Instead(op, 0, turned, "transpose", words)
     long = [a for a, n in enumerate(shape) if n > 1]
     orders = itertools.permutations(long) if len(long) <= MOST_AXES else _neighbours(long)
     for order in orders:
@@ -120,6 +179,20 @@ def _backwards(op: Op) -> Any:
             return jax.lax.cumsum(inputs[0], axis, reverse)
         parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
         return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
+
+    return make
+
+
+def _exclusive(op: Op) -> Any:
+    """A running sum or product of which every entry's own term is left out."""
+    axis, reverse = op.params["axis"], op.params["reverse"]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x = inputs[0]
+        if op.primitive.name == "cumsum":
+            return jax.lax.cumsum(x, axis, reverse) - x
+        parts = x / jax.lax.stop_gradient(x)
+        return jax.lax.stop_gradient(results[0]) * (jax.lax.cumsum(parts, axis, reverse) - parts)
 
     return make
 

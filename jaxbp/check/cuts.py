@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxbp.check import words
 from jaxbp.check.edits import Edge
+from jaxbp.check.formulas import Slip
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
 from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
@@ -79,6 +80,9 @@ def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Fin
     choice = found.choices[n]
     if _is_edge(choice):
         return words.edge(case, found.sites, choice, amount, names)
+    last = choice.parts[-1] if isinstance(choice, Together) else choice
+    if isinstance(last, Slip):
+        return last.finding(case, found.sites, names, len(getattr(choice, "parts", [last])))
     return words.instead(case, found.sites, choice, names)
 
 
@@ -240,7 +244,7 @@ def nearest(case: Case, i: int) -> tuple[float, Finding] | None:
     if i not in usable(case):
         return None
     best: tuple[float, Any] = (0.0, None)
-    for kind in ("edges", "coupled", "guesses", "bypasses"):
+    for kind in ("edges", "coupled", "guesses", "formulas", "bypasses"):
         found = case.cache.get(kind)
         if found is None:
             continue

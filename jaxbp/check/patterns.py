@@ -172,15 +172,26 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                 yield "transpose", words, lambda t, a=a, b=b: np.swapaxes(t, a, b).reshape(t.shape)
                 yield "transpose", words, lambda t, a=a, b=b: _refilled(t, a, b)
     for axis in range(rank):
-        for count in (2, 3, 4):
-            if shape[axis] % count == 0 and shape[axis] // count > 1:
-                yield from _blocks(axis, count)
+        if shape[axis] > 2:
+            words = f"runs the wrong way along axis [{axis}], but for its first entry: it is reversed in a circle"
+            yield "flip", words, lambda t, a=axis: np.roll(np.flip(t, a), 1, a)
+        for count in range(2, shape[axis] // 2 + 1):
+            if shape[axis] % count == 0:
+                if count <= 4:
+                    yield from _blocks(axis, count)
+                yield _interleaved(shape, axis, count)
 
 
 def _refilled(t: np.ndarray, a: int, b: int) -> np.ndarray:
     moved = list(t.shape)
     moved[a], moved[b] = moved[b], moved[a]
     return np.swapaxes(t.reshape(moved), a, b)
+
+
+def _interleaved(shape: tuple[int, ...], axis: int, count: int) -> tuple[str, str, Any]:
+    apart = (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :])
+    words = f"has the {count} blocks along axis {axis} interleaved: block and place in it are exchanged"
+    return "transpose", words, lambda t: np.swapaxes(t.reshape(apart), axis, axis + 1).reshape(shape)
 
 
 def _blocks(axis: int, count: int) -> Iterator[tuple[str, str, Any]]:

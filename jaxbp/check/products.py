@@ -7,6 +7,7 @@ quotient it is the partial derivative itself, an array of slopes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxbp.check.stretches import Guess, Values
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 MOST_VALUES = 24
+MOST_TAPS = 25
 
 
 def guesses(sites: Sites, known: Values) -> list[Guess]:
@@ -108,6 +110,53 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     if shape:
         for v, cause, words in _others(sites, op, shape, known):
             yield Guess(slot, cause, words, lambda env, s, v=v: spread(env[v]), rank=1)
+        for v, words, order in _transposed_others(sites, op, other, known, depth):
+            turn = lambda env, s, v=v, o=order: spread(np.transpose(env[v], o))  # noqa: E731
+            yield Guess(slot, "wrong-point", words, turn, rank=1)
+    if op.primitive.name == "conv_general_dilated":
+        for words, keep in _taps(op, other, shape):
+            yield Guess(slot, "missing-rows", words, lambda env, s, m=keep: factor(env) * m)
+
+
+def _transposed_others(
+    sites: Sites, op: Op, other: int, known: Values, depth: int
+) -> Iterator[tuple[int, str, list[int]]]:
+    """Where the other factor is a transposed value: other values of that shape, transposed alike."""
+    v = op.inputs[other]
+    maker = sites.producer.get(v) if isinstance(v, int) else None
+    if maker is None or maker.primitive.name != "transpose" or not isinstance(maker.inputs[0], int):
+        return
+    order = [*range(depth), *(depth + a for a in maker.params["permutation"])]
+    shape = tuple(maker.in_avals[0].shape)
+    for value, _, words in _others(sites, op, shape, known):
+        if value != maker.inputs[0] and known[value].ndim == len(order):
+            yield value, f"{words}, transposed", order
+
+
+def _taps(op: Op, other: int, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """One entry of the kernel alone, or all but one; of the image where the kernel's error is meant."""
+    if other != 1:
+        return
+    spatial = op.params["dimension_numbers"].rhs_spec[2:]
+    sizes = [shape[a] for a in spatial]
+    if not 1 < math.prod(sizes) <= MOST_TAPS:
+        return
+    for place in np.ndindex(*sizes):
+        index: list[Any] = [slice(None)] * len(shape)
+        for a, n in zip(spatial, place, strict=True):
+            index[a] = n
+        mask = np.zeros(shape)
+        mask[tuple(index)] = 1.0
+        where = list(place)
+        yield f"the kernel's entry {where} alone: the sum over its entries is missing", mask
+        yield f"the kernel without its entry {where}", 1 - mask
+    for axis, size in zip(spatial, sizes, strict=True):
+        if size < math.prod(sizes):
+            for n in range(size):
+                mask = np.zeros(shape)
+                mask[tuple(n if a == axis else slice(None) for a in range(len(shape)))] = 1.0
+                yield f"the kernel's row {n} along axis {axis} alone", mask
+                yield f"the kernel without its row {n} along axis {axis}", 1 - mask
 
 
 def _along(turn: Callable[[np.ndarray], np.ndarray], value: np.ndarray, depth: int) -> np.ndarray:

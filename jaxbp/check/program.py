@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+import numpy as np
 
 from jaxbp.check.evaluate import run
 from jaxbp.check.operations import Constant, Editor, Op, Place, Scope
@@ -106,7 +107,7 @@ class _Reader:
     ) -> list[Any]:
         names: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         if consts:
-            names.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+            names.update(zip(jaxpr.constvars, map(_own, consts), strict=True))
 
         def name(v: Any) -> Any:
             return Constant(v.val) if isinstance(v, jex.Literal) else names[v]
@@ -143,6 +144,15 @@ class _Reader:
             within = _function_name(_open(params["call_jaxpr"])[0]) or "custom_jvp"
         avals = [v.aval for v in eqn.invars], [v.aval for v in eqn.outvars]
         return Op(primitive, params, operands, outputs, *avals, here, within, kind, bodies)
+
+
+def _own(captured: Any) -> Constant:
+    """A captured array; one of NumPy's as a copy.
+
+    JAX keeps what it made of a NumPy array for as long as a program holds it, and hands it out again:
+    an index array that was traced while float64 was on would be int64 afterwards too.
+    """
+    return Constant(captured if isinstance(captured, jax.Array) else np.array(captured))
 
 
 def _open(jaxpr: Any) -> tuple[Any, Any]:

@@ -74,8 +74,9 @@ def _switch(
 def constants(sites: Sites) -> list[Change]:
     """The numbers written in the function, each free to be another."""
     found = []
+    leading = _leading(sites)
     for op in sites.ops():
-        if op.kind != "plain" or not any(o in sites.live for o in op.outputs):
+        if op.kind != "plain" or not any(o in sites.live or o in leading for o in op.outputs):
             continue
         for k, v in enumerate(op.inputs):
             if isinstance(v, Constant) and np.size(v.value) == 1 and is_float(np.asarray(v.value)):
@@ -84,6 +85,16 @@ def constants(sites: Sites) -> list[Change]:
                     cause = "wrong-activation" if _bends(sites, op) else _cause(op)
                     found.append(Change(op, _moved(op, k, v), cause, "", k, free=number))
     return found[:MOST]
+
+
+def _leading(sites: Sites) -> set[int]:
+    """Values that do not depend on the arguments, but go into something that does: a smoothed target."""
+    found: set[int] = set()
+    for scope in reversed(sites.scopes):
+        for op in reversed(scope.ops):
+            if any(o in sites.live or o in found for o in op.outputs):
+                found.update(v for v in op.inputs if isinstance(v, int) and v not in sites.live)
+    return found
 
 
 def _moved(op: Op, k: int, constant: Constant) -> Callable[[list[Any], Any, Any], Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check import coupled, patterns, products, recompute, stretches
+from jaxbp.check import coupled, formulas, patterns, products, recompute, stretches
 from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
-KINDS = ("edges", "coupled", "guesses", "rows", "bypasses")
+KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "bypasses")
 
 
 @dataclass(eq=False)
@@ -178,6 +178,9 @@ def _build(case: Case, kind: str) -> Table | None:
     sites = sites_of(case)
     if kind == "guesses":
         return _guesses(case, sites, at)
+    if kind == "formulas":
+        known = recorded(case)
+        return _given(case, sites, at, formulas.guesses(sites, known[0]), [{} for _ in known])
     if kind == "edges":
         return _weighted(case, sites, at, sites.edges(), groups=True)
     if kind == "rows":
@@ -252,7 +255,14 @@ def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
     found = stretches.find(sites, known[0])
     slopes = stretches.slopes(found, known)
     made = [*stretches.guesses(sites, found, known[0]), *products.guesses(sites, known[0])]
-    first = [telling(case)]
+    return _given(case, sites, at, made, slopes)
+
+
+def _given(
+    case: Case, sites: Sites, at: list[int], made: list[Any], slopes: list[dict[int, np.ndarray]]
+) -> Table | None:
+    """The table of guesses that are given as arrays."""
+    known, first = recorded(case), [telling(case)]
     known_first, slopes_first = known[at.index(first[0])], slopes[at.index(first[0])]
     made = _worthwhile(made, known_first, slopes_first)
     made = _affordable(case, sites, made, 1)

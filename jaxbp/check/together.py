@@ -64,7 +64,8 @@ def alike(guesses: list[Any]) -> list[Together]:
     for guess in guesses:
         op = guess.op
         if op.place.file:
-            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words
+            way = getattr(guess, "way", 0)
+            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words, way
             groups.setdefault(key, []).append(guess)
     places = {id(g[0]): {id(getattr(guess, "slot", guess)) for guess in g} for g in groups.values()}
     one_each = [g for g in groups.values() if len(places[id(g[0])]) == len(g) > 1]

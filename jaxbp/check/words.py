@@ -245,7 +245,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             f"{names}: the derivative of {role(op, choice.operand)} {at(op)} is taken with {choice.words}"
         )
         return Finding(names, cause, detail, evidence)
-    if choice.operand < 0 or op.primitive.name in ("reduce_max", "reduce_min"):
+    if choice.operand < 0 or op.primitive.name.startswith(("reduce_max", "reduce_min", "reduce_window")):
         name = op.within or op.name
         verb = (
             "left out (as if of the identity)"
@@ -253,6 +253,8 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             else f"taken {choice.words}"
         )
         detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
+    elif len(op.inputs) != 2:
+        detail = f"{names}: the error that comes back through `{op.name}` {at(op)} is {choice.words}"
     else:
         other = _origin(case, sites, op, 1 - choice.operand)
         detail = (

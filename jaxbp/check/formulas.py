@@ -1,0 +1,378 @@
+"""Slips in a derivation on paper: one factor, one sum or one term of a coupled stretch's formula.
+
+`regions.py` gives the formula `du = d ∘ g + Σ outer ∘ S(inner ∘ g)` of a softmax or a norm. What is written
+down and typed in is such a formula in named values (`p`, `x̂`, `1/σ`), and the slips are those of paper:
+a factor forgotten, on one side of the sum or in one term only; another value in its place (`x` for `x̂`);
+a mean for a sum; a sum along another axis; a term lost. Each is a guess: arrays for one compiled program.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.check import regions
+from jaxbp.check.edits import Instead
+from jaxbp.check.operations import Constant, Op
+from jaxbp.check.regions import Region, ratio_along
+from jaxbp.check.report import Finding
+from jaxbp.check.sites import Sites
+from jaxbp.check.stretches import Guess, Values
+from jaxbp.check.words import at, source
+
+MOST_FACTORS = 14
+MOST_GUESSES = 900  # of one stretch
+BLOCKS = 1 + 2 * regions.MOST_TERMS
+Parts = list[np.ndarray]  # d, then inner and outer of every term
+Factor = Callable[[Values], np.ndarray]
+
+
+@dataclass(eq=False)
+class Slip(Guess):
+    """A guess that says itself what was written."""
+
+    region: Region | None = None
+    way: int = 0  # tells ways of writing the same slip apart
+
+    def finding(self, case: Any, sites: Sites, names: str, places: int) -> Finding:
+        region = self.region
+        assert region is not None
+        op, inputs = region.end, case.oracle.program.scope.inputs
+        start = case.paths[inputs.index(region.start)] if region.start in inputs else ""
+        start = start or sites.describe(region.start)
+        also = f", in {places} places of that line" if places > 1 else ""
+        axes = f"axis {list(region.axes)}"
+        detail = (
+            f"{names}: from `{op.name}` {at(op)} back to {start}{also}, the error goes along each entry's "
+            f"own path and along a sum over {axes}; {self.words}"
+        )
+        evidence = {
+            "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name
+        }  # fmt: skip
+        return Finding(names, self.cause, detail, evidence)
+
+
+def guesses(sites: Sites, known: Values) -> list[Slip]:
+    """What may have been written in the place of every coupled stretch's derivative."""
+    found: list[Slip] = []
+    for region in regions.find(sites, known):
+        formula = region.formula(known)
+        if formula is not None:
+            made = itertools.islice(_Writer(sites, region, known).slips(), MOST_GUESSES)
+            found += made
+    return found
+
+
+class _Writer:
+    """All that may be written wrongly in one formula."""
+
+    def __init__(self, sites: Sites, region: Region, known: Values):
+        self.sites, self.region = sites, region
+        self.lead = np.shape(known[region.start])[: region.depth]
+        self.full = (*self.lead, *region.shape)
+        self.axes = tuple(region.depth + a for a in region.axes)
+        direct, terms = region.formula(known)  # type: ignore[misc]
+        self.count = len(terms)
+        self.sums = [term.op for term in terms]
+        self.plain = not np.any(direct)
+        self.factors = list(_factors(sites, region, known))
+        self.slots: dict[tuple[int, ...], Instead] = {}
+        self.known = known
+
+    def parts(self, env: Values) -> Parts:
+        """`d`, `inner`, `outer`, … at a point, in the full shape; NaN where it has not this form there."""
+        formula = self.region.formula(env)
+        if formula is None or len(formula[1]) != self.count:
+            return [np.full(self.full, np.nan)] * (1 + 2 * self.count)
+        arrays = [formula[0]]
+        for t in formula[1]:
+            arrays += [np.ones(()), t.inner * t.outer] if self.region.reduced else [t.inner, t.outer]
+        return [np.broadcast_to(a, self.full) for a in arrays]
+
+    def slips(self) -> Iterator[Slip]:
+        yield from self._numbers()
+        yield from self._of_one_sum() if self.region.reduced else self._other_sums()
+        yield from self._factors_out()
+        yield from self._values_exchanged()
+
+    def _slip(
+        self,
+        cause: str,
+        words: str,
+        change: Callable[[Parts, Values], Parts],
+        axes: tuple[int, ...] | None = None,
+        way: int = 0,
+    ) -> Slip:
+        slot = self._slot(self.region.axes if axes is None else axes)
+
+        def values(env: Values, slopes: Values) -> np.ndarray:
+            parts = change(list(self.parts(env)), env)
+            parts += [np.zeros(self.full)] * (BLOCKS - len(parts))
+            return np.stack([np.broadcast_to(p, self.full) for p in parts], len(self.lead))
+
+        return Slip(slot, cause, words, values, region=self.region, way=way)
+
+    def _slot(self, axes: tuple[int, ...]) -> Instead:
+        if axes not in self.slots:
+            make = _reduced(self.region) if self.region.reduced else _spread(self.region, axes)
+            shape = (*self.lead, BLOCKS, *self.region.shape)
+            self.slots[axes] = Instead(self.region.end, -1, make, shape=shape)
+        return self.slots[axes]
+
+    # --- where in the formula
+
+    def _places(self) -> Iterator[tuple[list[int], str]]:
+        """Which parts, and what to call them. Part 0 is `d`; 1 + 2t is term t's inner, 2 + 2t its outer."""
+        terms = range(self.count)
+        inner, outer = [1 + 2 * t for t in terms], [2 + 2 * t for t in terms]
+        for t in terms:
+            through = f"`{self.sums[t].name}` {at(self.sums[t])}" if self.count > 1 else "the sum"
+            yield [1 + 2 * t], f"under the sum of the path through {through}"
+            yield [2 + 2 * t], f"in front of the sum of the path through {through}"
+            yield [1 + 2 * t, 2 + 2 * t], f"on both sides of the sum of the path through {through}"
+        if self.count > 1:
+            yield inner, "under every sum"
+            yield outer, "in front of every sum"
+        if not self.plain:
+            yield [0], "in each entry's own path"
+            yield [0, *outer], "in front of everything"
+            yield [0, *inner], "beside the error that comes in, everywhere"
+
+    # --- numbers
+
+    def _numbers(self) -> Iterator[Slip]:
+        n = int(np.prod([self.region.shape[a] for a in self.region.axes]))
+        scales = {float(n): "the number of entries", 1.0 / n: "1 / the number of entries", 2.0: "2", 0.5: "½"}
+        if n > 1:
+            scales |= {n / (n - 1): "n/(n - 1)", (n - 1) / n: "(n - 1)/n"}
+        terms = [(f"the path through `{op.name}` {at(op)}", [2 + 2 * t]) for t, op in enumerate(self.sums)]
+        if self.count > 1:
+            terms.append(("every path through a sum", [2 + 2 * t for t in range(self.count)]))
+        if not self.plain:
+            terms.append(("each entry's own path", [0]))
+        for name, at_ in terms:
+            yield self._slip("missing-path", f"{name} is missing", _times(at_, lambda env: 0.0))
+            yield self._slip("sign", f"{name} has the wrong sign", _times(at_, lambda env: -1.0))
+            for k, meaning in scales.items():
+                words = f"{name} counts {k:.6g} times ({meaning})"
+                yield self._slip("scale", words, _times(at_, lambda env, k=k: k))
+
+    # --- factors
+
+    def _factors_out(self) -> Iterator[Slip]:
+        """A factor left out, or put in once too often, somewhere."""
+        for where, place in self._places():
+            for name, value, mask in self.factors:
+                cause = "missing-rows" if mask else "scale"
+                out = _times(where, lambda env, v=value: 1 / v(env))
+                yield self._slip(cause, f"{place}, {name} is left out", out)
+                yield self._slip(
+                    cause, f"{place}, {name} is put in once too often", _times(where, value)
+                )
+
+    def _values_exchanged(self) -> Iterator[Slip]:
+        """Another value in the place of one that a part is proportional to."""
+        first = self.parts(self.known)
+        for where, place in self._places():
+            if len({0} & set(where)) and len(where) > 1:
+                continue
+            for name, value, _ in self.factors:
+                v = value(self.known)
+                if _even(v, self.axes) or any(ratio_along(first[k], v, self.axes) is None for k in where):
+                    continue
+                for other, instead, _ in self.factors:
+                    if other != name:
+                        swap = lambda env, a=value, b=instead: b(env) / a(env)  # noqa: E731
+                        words = f"{place}, {other} stands in the place of {name}"
+                        yield self._slip("wrong-point", words, _times(where, swap))
+
+    # --- sums
+
+    def _other_sums(self) -> Iterator[Slip]:
+        """A sum along other axes, or none at all."""
+        rank, own = len(self.region.shape), self.region.axes
+        long = [a for a in range(rank) if self.region.shape[a] > 1]
+        choices = [(a,) for a in long] + ([tuple(range(rank))] if rank > 1 else []) + [()]
+        first = self.parts(self.known)
+        options = [self._as_inner(first, t) for t in range(self.count)]
+        for axes in dict.fromkeys(choices):
+            if axes == own or set(axes) == set(own):
+                continue
+            n = {a: int(np.prod([self.region.shape[i] for i in a])) for a in (axes, own)}
+            cause, words = ("transpose", "the sum runs along another axis")
+            if len(axes) > len(own):
+                cause, words = "extra-path", "the sum runs along further axes"
+            if not axes:
+                cause, words = "missing-path", "there is no sum: every entry's own term stands for all"
+            ways = itertools.product(*options, dict.fromkeys((1.0, n[own] / n[axes])))
+            for way, (*chosen, factor) in enumerate(ways):
+                yield self._slip(cause, words, self._inner_as(chosen, factor), axes, way)
+
+    def _as_inner(self, first: Parts, t: int) -> list[Factor]:
+        """What the part under the sum may have been written as, but for what is the same along the axes."""
+        inner = first[1 + 2 * t]
+        fits: list[Factor] = [
+            value
+            for _, value, _ in self.factors
+            if not _even(value(self.known), self.axes)
+            and ratio_along(inner, value(self.known), self.axes) is not None
+        ]
+        if _even(inner, self.axes):
+            fits.append(lambda env: np.ones(self.full))
+        fits.append(lambda env: self.parts(env)[1 + 2 * t])
+        return fits[:4]
+
+    def _inner_as(self, chosen: list[Factor], factor: float) -> Callable[[Parts, Values], Parts]:
+        def change(parts: Parts, env: Values) -> Parts:
+            made = [parts[0]]
+            for t, value in enumerate(chosen):
+                v = np.broadcast_to(value(env), self.full)
+                ratio = ratio_along(parts[1 + 2 * t], v, self.axes)
+                ratio = np.full((), np.nan) if ratio is None else ratio
+                made += [v, parts[2 + 2 * t] * ratio * factor]
+            return made
+
+        return change
+
+    def _of_one_sum(self) -> Iterator[Slip]:
+        """`y` is a sum (a log-sum-exp): what stands beside the spread error is another value."""
+        for t in range(self.count):
+            for name, value, _ in self.factors:
+                words = f"{name} stands beside the error that is spread, where a derivative belongs"
+                yield self._slip("wrong-point", words, self._outer_as(t, value))
+            yield from self._of_softmax(t)
+
+    def _outer_as(self, t: int, value: Factor) -> Callable[[Parts, Values], Parts]:
+        def change(parts: Parts, env: Values) -> Parts:
+            return [value(env) if k == 2 + 2 * t else p for k, p in enumerate(parts)]
+
+        return change
+
+    def _of_softmax(self, t: int) -> Iterator[Slip]:
+        """In the place of a softmax: one along another axis, exp without a sum, the largest entry alone."""
+        u = _exponent(self.region, self.known)
+        if u is None or np.shape(self.known[u]) != self.full:
+            return
+        right = lambda env: _softmax(env[u], self.axes)  # noqa: E731
+        if ratio_along(self.parts(self.known)[2 + 2 * t], right(self.known), self.axes) is None:
+            return
+        best = lambda env: np.max(env[u], axis=self.axes, keepdims=True)  # noqa: E731
+        lead, own = len(self.lead), list(self.region.axes)
+        choices: list[tuple[str, str, Factor]] = [
+            ("no softmax stands", "scale", lambda env: np.ones(self.full)),
+            ("1 at the largest entry and 0 elsewhere stands", "wrong-activation",
+             lambda env: np.where(env[u] == best(env), 1.0, 0.0)),
+            ("the exponential, not divided by its sum, stands", "scale",
+             lambda env: np.exp(np.minimum(env[u], 300.0))),
+        ]  # fmt: skip
+        for axis, size in enumerate(self.region.shape):
+            if axis not in own and size > 1:
+                words = f"the softmax along axis {axis} stands"
+                choices.append((words, "transpose", lambda env, a=axis + lead: _softmax(env[u], (a,))))
+        for words, cause, value in choices:
+            swap = lambda env, v=value: v(env) / right(env)  # noqa: E731
+            words = f"{words} beside the error that is spread, where the softmax along axis {own} belongs"
+            yield self._slip(cause, words, _times([2 + 2 * t], swap))
+
+
+def _exponent(region: Region, known: Values) -> int | None:
+    """What a softmax in the stretch is of: what goes into `exp`, before anything is subtracted."""
+    for op in region.ops:
+        if op.primitive.name in ("exp", "exp2"):
+            v = op.inputs[0]
+            maker = next((o for o in region.ops if v in o.outputs), None)
+            if maker is not None and maker.primitive.name == "sub" and maker.inputs[0] in known:
+                return maker.inputs[0]
+            return v if isinstance(v, int) and v in known else None
+    return None
+
+
+def _softmax(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    e = np.exp(v - np.max(v, axis=axes, keepdims=True))
+    return np.asarray(e / np.sum(e, axis=axes, keepdims=True))
+
+
+def _even(v: np.ndarray, axes: tuple[int, ...]) -> bool:
+    """Whether a value is the same all along the axes."""
+    return bool(np.all(np.ptp(v, axis=axes) <= regions.EXACT * np.max(np.abs(v), initial=0.0)))
+
+
+def _times(where: list[int], factor: Callable[[Values], Any]) -> Callable[[Parts, Values], Parts]:
+    return lambda parts, env: [p * factor(env) if k in where else p for k, p in enumerate(parts)]
+
+
+def _factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, Factor, bool]]:
+    """`(name, value, whether it is a mask)`: the stretch's own values, and those its result meets."""
+    lead = np.shape(known[region.start])[: region.depth]
+    full, kept = (*lead, *region.shape), (*lead, *region.kept)
+    numbers = [region.start, *(o for op in region.ops for o in op.outputs)]
+    result = region.end.outputs[0]
+    meets = [op for op in region.scope.ops if result in op.inputs and op.primitive.name in ("mul", "div")]
+    numbers += [v for op in meets for v in op.inputs if isinstance(v, int) and v != result]
+    beside = [v for op in region.ops for v in op.inputs if isinstance(v, int) and v not in sites.live]
+    makers = [sites.producer[v] for v in beside if v in sites.producer]
+    numbers = [*beside, *(v for op in makers for v in op.inputs if isinstance(v, int)), *numbers]
+    seen: list[np.ndarray] = []
+    for v in dict.fromkeys(numbers[::-1]):
+        value = np.asarray(known[v]) if v in known else None
+        if value is None or value.dtype.kind != "f" or len(seen) >= MOST_FACTORS:
+            continue
+        shape = full if value.shape == full else kept if value.size == int(np.prod(kept)) else None
+        if shape is None or any(_same(value.reshape(shape), s) for s in seen):
+            continue
+        seen.append(value.reshape(shape))
+        mask = bool(np.any(value == 0)) and len(np.unique(value)) == 2
+        yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), mask
+    if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
+        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), False
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-12, atol=0))
+
+
+def _name(sites: Sites, v: Any) -> str:
+    op = sites.producer.get(v)
+    while op is not None and op.primitive.name in ("broadcast_in_dim", "reshape", "convert_element_type"):
+        if isinstance(op.inputs[0], Constant):
+            break
+        v = op.inputs[0]
+        op = sites.producer.get(v)
+    return sites.describe(v)
+
+
+def _spread(region: Region, axes: tuple[int, ...]) -> Any:
+    """The transpose of `g -> d ∘ g + Σ outer ∘ S(inner ∘ g)`, as a linear function of `u`."""
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        u, given = env[region.start], jax.lax.stop_gradient(given)
+        made = given[0] * u
+        for t in range(regions.MOST_TERMS):
+            inner, outer = given[1 + 2 * t], given[2 + 2 * t]
+            moved = outer * u
+            total = jnp.sum(moved, axis=axes, keepdims=True) if axes else moved
+            made = made + inner * total
+        return made
+
+    return make
+
+
+def _reduced(region: Region) -> Any:
+    """The same where `y` has no entries along the axes."""
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        u, given = env[region.start], jax.lax.stop_gradient(given)
+        made = jnp.zeros(region.kept, u.dtype)
+        first = tuple(slice(0, 1) if a in region.axes else slice(None) for a in range(len(region.shape)))
+        for t in range(regions.MOST_TERMS):
+            inner, outer = given[1 + 2 * t], given[2 + 2 * t]
+            made = made + inner[first] * jnp.sum(outer * u, axis=region.axes, keepdims=True)
+        return jnp.reshape(made, results[0].shape)
+
+    return make
