@@ -101,6 +101,7 @@ IN_THE_OUTPUT: dict[str, Slope] = {
     "-h²": lambda h: -h * h,
     "√(1 - h²)": lambda h: np.sqrt(1 - h * h),
 }
+OF_ITS_OUTPUT = {"logistic": "h(1 - h)", "tanh": "1 - h²", "exp": "h", "sqrt": "1/(2h)"}
 
 
 def alternatives() -> Iterator[tuple[str, str, Callable[[np.ndarray, np.ndarray], np.ndarray]]]:

@@ -7,6 +7,7 @@ entry to its own output only, and drops the off-diagonal of the Jacobian.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from typing import Any
@@ -21,6 +22,7 @@ from jaxbp.check.sites import Sites, is_elementwise
 
 LONGEST = 8
 MOST_AXES = 4
+MOST_HALVES = 60
 
 
 def masks_and_orders(sites: Sites) -> list[Instead]:
@@ -35,6 +37,8 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
             )
             words = "run without each entry's own term: off by one"
             found.append(Instead(op, 0, _exclusive(op), "missing-rows", words))
+        if op.primitive.name in ("pad", "slice") and sites.is_live(op, 0):
+            found += _cropped(op)
         if op.primitive.name == "sort" and sites.is_live(op, 0):
             found += _unsorted(op)
         if op.primitive.name == "reduce_sum" and sites.is_live(op, 0):
@@ -78,6 +82,33 @@ def _windows(op: Op) -> Iterator[Instead]:
     for words, share in (("of the sum over the window", 1.0), ("of the mean over the window", 1 / size)):
         make = lambda x, y, env, given, k=share: k * total(x[0])  # noqa: E731
         yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _cropped(op: Op) -> Iterator[Instead]:
+    """What is padded or cut out, with the error cut out at another place along one axis."""
+    words = "cut out at another place along axis {}: an off-by-one"
+    if op.primitive.name == "pad":
+        for axis, (low, high, inner) in enumerate(op.params["padding_config"]):
+            if inner == 0 and low != high and min(low, high) >= 0:
+                config = [(b, a, c) if n == axis else (a, b, c) for n, (a, b, c) in enumerate(
+                    op.params["padding_config"]
+                )]  # fmt: skip
+                make = lambda x, y, env, given, c=config: jax.lax.pad(  # noqa: E731
+                    x[0], jnp.zeros((), x[0].dtype), c
+                )
+                yield Instead(op, 0, make, "missing-rows", words.format(axis))
+        return
+    first, last = op.params["start_indices"], op.params["limit_indices"]
+    strides = op.params["strides"] or (1,) * len(first)
+    for axis, size in enumerate(op.in_avals[0].shape):
+        length = last[axis] - first[axis]
+        for start in dict.fromkeys((first[axis] - 1, first[axis] + 1, 0, size - length)):
+            if start == first[axis] or not 0 <= start <= size - length:
+                continue
+            begin = [start if n == axis else a for n, a in enumerate(first)]
+            end = [start + length if n == axis else b for n, b in enumerate(last)]
+            make = lambda x, y, env, given, a=begin, b=end: jax.lax.slice(x[0], a, b, strides)  # noqa: E731
+            yield Instead(op, 0, make, "missing-rows", words.format(axis))
 
 
 def _unsorted(op: Op) -> Iterator[Instead]:
@@ -241,6 +272,56 @@ def own_entries(sites: Sites) -> list[Instead]:
                 if start is not None and sums[start].in_avals[0].shape == op.out_avals[0].shape:
                     found.append(_own_entry(op, k, sums[start], chain))
     return found
+
+
+def half_handed_on(sites: Sites) -> Iterator[Instead]:
+    """A value with several uses, of which one use's error goes on to one operand alone.
+
+    Errors from all uses have to be added up before they go on; who goes on with one of them, or with the
+    sum as it was before, has the right cotangent on one way and the wrong one on another.
+    """
+    for scope in sites.scopes:
+        uses = [(op, k, v) for op in scope.ops for k, v in enumerate(op.inputs) if sites.is_live(op, k)]
+        counts = Counter(v for _, _, v in uses)
+        counts.update(v for v in scope.outputs if isinstance(v, int))
+        made = 0
+        for op, k, v in uses[::-1]:
+            maker = sites.producer.get(v)
+            if maker is None or counts[v] < 2 or maker.kind != "plain" or len(maker.outputs) != 1:
+                continue
+            live = [n for n in range(len(maker.inputs)) if sites.is_live(maker, n)]
+            if len(live) < 2 or op.kind != "plain" or len(op.outputs) != 1 or made >= MOST_HALVES:
+                continue
+            for n in live:
+                made += 1
+                words = f"not handed on to operand {n} of `{maker.name}`, from which that value comes"
+                yield Instead(op, k, _without(op, k, [(maker, n)]), "half", words)
+                inner = sites.producer.get(maker.inputs[n])
+                if inner is None or inner.kind != "plain" or counts[maker.inputs[n]] > 1:
+                    continue
+                deeper = [m for m in range(len(inner.inputs)) if sites.is_live(inner, m)]
+                for m in deeper if len(deeper) > 1 and len(inner.outputs) == 1 else ():
+                    words = f"not handed on to operand {m} of `{inner.name}`, from which that value comes"
+                    yield Instead(op, k, _without(op, k, [(maker, n), (inner, m)]), "half", words)
+
+
+def _without(op: Op, k: int, chain: list[tuple[Op, int]]) -> Any:
+    """The operation, with operand `k` depending on all that it is made of but the end of the chain."""
+    still = jax.lax.stop_gradient
+
+    def rebuilt(env: dict, at: int) -> Any:
+        maker, n = chain[at]
+        parts = [widen(v.value) if isinstance(v, Constant) else env[v] for v in maker.inputs]
+        last = at + 1 == len(chain)
+        parts[n] = still(parts[n]) if last else rebuilt(env, at + 1)
+        return again(maker, parts)
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [still(x) for x in inputs]
+        operands[k] = rebuilt(env, 0)
+        return again(op, operands)
+
+    return make
 
 
 def _back_to(sites: Sites, v: Any, sums: dict[int, Op]) -> tuple[list[Op], int | None]:

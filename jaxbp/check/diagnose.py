@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxbp.check import cuts, patterns
 from jaxbp.check.arriving import by_cotangent
+from jaxbp.check.contributions import contribution
 from jaxbp.check.diagonal import diagonal
 from jaxbp.check.elsewhere import elsewhere
 from jaxbp.check.local import local
@@ -63,6 +64,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
         found[i] = (
             (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
             or diagonal(case, i)
+            or contribution(case, i)
             or elsewhere(case, i)
             or partly(case, i)
             or local(case, i)

@@ -121,10 +121,10 @@ def swapped(case: Case, i: int) -> Finding | None:
     return None
 
 
-def turned(case: Case, i: int) -> Finding | None:
-    """Axes in another order, run through the wrong way, or moved along."""
+def turned(case: Case, i: int, every: bool = False) -> Finding | None:
+    """Axes in another order, run through the wrong way, or moved along (with `every`, by any step)."""
     path, shape = case.paths[i], case.true[i][0].shape
-    for cause, words, turn in turns(shape):
+    for cause, words, turn in (*turns(shape), *(_steps(shape) if every else ())):
         for sign in (1, -1):
             made = [sign * turn(t) for t in case.true[i]]
             if matches(case.got[i], made, case.tolerance[i]):
@@ -180,6 +180,13 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                 if count <= 4:
                     yield from _blocks(axis, count)
                 yield _interleaved(shape, axis, count)
+
+
+def _steps(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
+    for axis, size in enumerate(shape):
+        for step in range(3, size - 2):
+            words = f"is moved by {step} along axis {axis} (of {size}, in a circle)"
+            yield "missing-rows", words, lambda t, a=axis, s=step: np.roll(t, s, a)
 
 
 def _refilled(t: np.ndarray, a: int, b: int) -> np.ndarray:

@@ -140,6 +140,12 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     for words, cause, make in activations.alternatives():
         if likely or words == "of the identity":
             yield Guess(slot, cause, words, lambda env, s, f=make: f(env[u], env[h]))
+    formula = activations.OF_ITS_OUTPUT.get(stretch.ops[-1].primitive.name)
+    if formula is not None and len(stretch.ops) == 1:
+        for v in stretch.others:
+            words = f"by the formula {formula} for the output, at another value, {sites.describe(v)}"
+            make = activations.IN_THE_OUTPUT[formula]
+            yield Guess(slot, "wrong-point", words, lambda env, s, v=v, f=make: f(env[v]), rank=1)
     for k, v in enumerate(stretch.others):
         words = f"at another value, {sites.describe(v)}"
         yield Guess(slot, "wrong-point", words, lambda env, s, k=k: s[n][3 + k], rank=1)

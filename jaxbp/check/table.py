@@ -17,6 +17,7 @@ from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
 from jaxbp.check.sites import Sites
+from jaxbp.check.solves import solves
 from jaxbp.check.together import alike, same_line
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
-KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "bypasses")
+KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "halves", "bypasses")
 
 
 @dataclass(eq=False)
@@ -186,9 +187,15 @@ def _build(case: Case, kind: str) -> Table | None:
     if kind == "rows":
         return _weighted(case, sites, at, sites.rows(), groups=False)
     if kind == "coupled":
-        others = [*coupled.own_entries(sites), *coupled.masks_and_orders(sites)]
-        edited = Edited(case.oracle, others=others)
-        return _switched(case, sites, at, others, edited)
+        others = [
+            *coupled.own_entries(sites),
+            *coupled.masks_and_orders(sites),
+            *solves(sites),
+        ]
+        return _switched(case, sites, at, others, Edited(case.oracle, others=others))
+    if kind == "halves":
+        others = list(coupled.half_handed_on(sites))
+        return _switched(case, sites, at, others, Edited(case.oracle, others=others))
     changes = recompute.bypasses(sites)
     return _switched(case, sites, [telling(case)], changes, Edited(case.oracle, changes=changes))
 

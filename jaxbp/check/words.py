@@ -216,7 +216,11 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
     if cause in ("factor", "mask"):
         return _factor(case, sites, choice, names, evidence)
-    if cause == "missing-path":
+    if cause == "half":
+        through = role(op, choice.operand)
+        detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
+        return Finding(names, "missing-path", detail, evidence)
+    if cause == "missing-path" and choice.operand >= 0:
         origin = _origin(case, sites, op, choice.operand)
         through = role(op, choice.operand)
         detail = (
