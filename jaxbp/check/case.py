@@ -10,7 +10,7 @@ import numpy as np
 from jaxbp.check.oracle import Oracle, float64
 from jaxbp.check.target import Target
 
-BUDGET = 4000
+BUDGET = 8000
 
 
 @dataclass(eq=False)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 40
 LEAST = 1e-6  # of the leaf's largest entry: a smaller contribution is not looked at
+SMALLEST = 100.0  # times smaller than the leaf
 
 
 def contribution(case: Case, i: int) -> Finding | None:
@@ -71,6 +72,8 @@ def _of(case: Case, i: int, points: list[int], terms: list[np.ndarray]) -> Findi
         return None  # the only term: that has been looked at
     got = [case.got[i][q] - w + t for q, w, t in zip(points, true, terms, strict=True)]
     size = max(patterns.size(true)) / (min(patterns.size(terms)) or 1e-300)
+    if size > SMALLEST:
+        return None  # what is made of so small a term is not seen in the claim
     part: Any = SimpleNamespace(
         paths=case.paths,
         got={i: got},

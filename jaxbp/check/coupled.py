@@ -17,12 +17,15 @@ import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again, run, scan_counts
-from jaxbp.check.operations import Constant, Editor, Op, is_float, widen
+from jaxbp.check.operations import Constant, Editor, Op, Scope, is_float, widen
 from jaxbp.check.sites import Sites, is_elementwise
+from jaxbp.check.together import Together
 
 LONGEST = 8
 MOST_AXES = 4
 MOST_HALVES = 60
+MOST_LOOKUPS = 512
+MOST_PAIRS = 24
 
 
 def masks_and_orders(sites: Sites) -> list[Instead]:
@@ -37,6 +40,13 @@ def masks_and_orders(sites: Sites) -> list[Instead]:
             )
             words = "run without each entry's own term: off by one"
             found.append(Instead(op, 0, _exclusive(op), "missing-rows", words))
+        if op.primitive.name == "stop_gradient" and sites.is_live(op, 0):
+            words = "let through, where the function stops it"
+            found.append(Instead(op, 0, lambda x, y, env, given: x[0], "extra-path", words))
+        if op.primitive.name == "gather" and sites.is_live(op, 0):
+            found += _overwritten(op)
+        if op.primitive.name in ("gather", "scatter-add"):
+            found += _other_indices(sites, op)
         if op.primitive.name in ("pad", "slice") and sites.is_live(op, 0):
             found += _cropped(op)
         if op.primitive.name == "sort" and sites.is_live(op, 0):
@@ -82,6 +92,54 @@ def _windows(op: Op) -> Iterator[Instead]:
     for words, share in (("of the sum over the window", 1.0), ("of the mean over the window", 1 / size)):
         make = lambda x, y, env, given, k=share: k * total(x[0])  # noqa: E731
         yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _other_indices(sites: Sites, op: Op) -> Iterator[Instead]:
+    """Errors looked up, or added up, at the places of another look-up."""
+    k = 2 if op.primitive.name == "scatter-add" else 0
+    shape = op.in_avals[1].shape
+    others = [
+        one.inputs[1]
+        for one in sites.home[id(op)].ops
+        if one.primitive.name in ("gather", "scatter-add")
+        and one.in_avals[1].shape == shape
+        and isinstance(one.inputs[1], int)
+        and one.inputs[1] != op.inputs[1]
+    ]
+    for v in list(dict.fromkeys(others))[:MOST_AXES]:
+
+        def make(x: Any, y: Any, env: dict, given: Any, v: int = v) -> Any:
+            if v not in env:
+                return y[0]
+            return again(op, [x[0], env[v], *x[2:]])
+
+        words = "taken at the places of another look-up"
+        if sites.is_live(op, k):
+            yield Instead(op, k, make, "wrong-point", words)
+
+
+def _overwritten(op: Op) -> Iterator[Instead]:
+    """What is looked up more than once, with one error in the place of the sum of all."""
+    shape = op.in_avals[1].shape
+    count = prod(shape[:-1])
+    if not 1 < count <= MOST_LOOKUPS:
+        return
+    across = op.params["dimension_numbers"].offset_dims
+    batch = [n for a, n in enumerate(op.out_avals[0].shape) if a not in across]
+    if prod(batch) != count:
+        return
+    spread = [1 if a in across else n for a, n in enumerate(op.out_avals[0].shape)]
+    for words, later in (("last", True), ("first", False)):
+
+        def make(x: Any, y: Any, env: dict, given: Any, later: bool = later) -> Any:
+            ids = jnp.asarray(x[1]).reshape(count, -1)
+            same = jnp.all(ids[:, None] == ids[None], -1)
+            other = jnp.triu(same, 1) if later else jnp.tril(same, -1)
+            alone = ~jnp.any(other, 1)
+            return again(op, x) * alone.reshape(spread)
+
+        said = f"that of the {words} of several that look up the same entry: overwritten, not added up"
+        yield Instead(op, 0, make, "missing-sum", said)
 
 
 def _cropped(op: Op) -> Iterator[Instead]:
@@ -272,6 +330,78 @@ def own_entries(sites: Sites) -> list[Instead]:
                 if start is not None and sums[start].in_avals[0].shape == op.out_avals[0].shape:
                     found.append(_own_entry(op, k, sums[start], chain))
     return found
+
+
+def exchanged(sites: Sites) -> list[Together]:
+    """The errors of two values of the same shape in each other's place: q and k, two gates, two halves.
+
+    Where a loop is unrolled, those of all its turns at once.
+    """
+    found: list[Together] = []
+    for scope in sites.scopes:
+        for first, second in _pairs(sites, scope):
+            parts = [
+                Instead(op, k, _with_error_of(sites, op, k, other), "swapped", "")
+                for one, other in zip((*first, *second), (*second, *first), strict=True)
+                for op in scope.ops
+                for k, v in enumerate(op.inputs)
+                if v == one and len(op.outputs) == 1
+            ]
+            if parts and len(found) < MOST_PAIRS:
+                text = f"{sites.describe(first[0])} and {sites.describe(second[0])}"
+                found.append(Together(parts, text=text))
+    return found
+
+
+def _with_error_of(sites: Sites, op: Op, k: int, other: int) -> Any:
+    """The operation with its operand `k` in value, and the other value in what is differentiated."""
+    still = jax.lax.stop_gradient
+
+    def value(env: dict, v: Any, depth: int = LONGEST) -> Any:
+        """A value, computed ahead of its time where it does not exist yet."""
+        if isinstance(v, Constant):
+            return widen(v.value)
+        if v in env or depth == 0:
+            return env[v]
+        maker = sites.producer[v]
+        made = again(maker, [value(env, u, depth - 1) for u in maker.inputs])
+        return made if maker.outputs[0] == v else env[v]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [still(v) for v in inputs]
+        try:
+            moving = value(env, other)
+        except KeyError:
+            return results[0]
+        operands[k] = still(inputs[k]) + moving - still(moving)
+        return again(op, operands)
+
+    return make
+
+
+def _pairs(sites: Sites, scope: Scope) -> Iterator[tuple[list[int], list[int]]]:
+    """Two lists of values that somebody may have exchanged; as long as a loop in Python has turns."""
+    kinds: dict[Any, list[int]] = {}
+    lines: dict[Any, list[int]] = {}
+    for op in scope.ops:
+        name = op.primitive.name
+        for n, o in enumerate(op.outputs):
+            if o not in sites.live or not sites.shape[o]:
+                continue
+            place = (sites.shape[o], op.place.file, op.place.line, name, n)
+            if name in ("slice", "split", "dot_general"):
+                weights = tuple(v for v in op.inputs if v in scope.inputs) if name == "dot_general" else ()
+                start = str(op.params.get("start_indices"))
+                kinds.setdefault((sites.shape[o], (*place, start, weights)), []).append(o)
+            elif name in ("add", "mul", "sub", "reshape", "transpose", "squeeze"):
+                lines.setdefault(place, []).append(o)
+    for (first, a), (second, b) in itertools.combinations(kinds.items(), 2):
+        if first[0] == second[0] and len(a) == len(b):
+            yield a, b
+    for values in lines.values():
+        for m in (2, 3, 4):
+            if len(values) % m == 0:
+                yield from itertools.combinations([values[n::m] for n in range(m)], 2)
 
 
 def half_handed_on(sites: Sites) -> Iterator[Instead]:

@@ -15,6 +15,13 @@ import numpy as np
 
 from jaxbp.check.operations import Constant, Editor, Op, Scope, is_float, widen
 
+SCATTERS = {
+    "scatter-add": jax.lax.scatter_add,
+    "scatter_add": jax.lax.scatter_add,
+    "scatter_mul": jax.lax.scatter_mul,
+    "scatter_min": jax.lax.scatter_min,
+    "scatter_max": jax.lax.scatter_max,
+}
 REINTERPRETED = ("bitcast_convert_type", "pallas_call", "pure_callback", "io_callback")
 
 
@@ -45,6 +52,9 @@ def again(op: Op, operands: list[Any]) -> Any:
 
 def _plain(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
     params = op.params
+    if wide and op.primitive.name in SCATTERS:
+        kept = {k: params[k] for k in ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")}
+        return [SCATTERS[op.primitive.name](*operands, **kept)]  # `update_jaxpr` has the traced dtype
     if wide and op.primitive.name in REINTERPRETED:
         operands = _narrow(op, operands)
     elif wide:

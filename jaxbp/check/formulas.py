@@ -38,7 +38,6 @@ class Slip(Guess):
     """A guess that says itself what was written."""
 
     region: Region | None = None
-    way: int = 0  # tells ways of writing the same slip apart
 
     def finding(self, case: Any, sites: Sites, names: str, places: int) -> Finding:
         region = self.region
@@ -116,7 +115,7 @@ class _Writer:
             parts += [np.zeros(self.full)] * (BLOCKS - len(parts))
             return np.stack([np.broadcast_to(p, self.full) for p in parts], len(self.lead))
 
-        return Slip(slot, cause, words, values, region=self.region, way=way)
+        return Slip(slot, cause, words, values, region=self.region, ways=(way,))
 
     def _slot(self, axes: tuple[int, ...]) -> Instead:
         if axes not in self.slots:

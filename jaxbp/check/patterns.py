@@ -130,7 +130,7 @@ def turned(case: Case, i: int, every: bool = False) -> Finding | None:
             if matches(case.got[i], made, case.tolerance[i]):
                 also = ", and has the wrong sign" if sign < 0 else ""
                 return Finding(path, cause, f"{path} {words}{also}", {"turn": words})
-    for cause, words, turn in turns(shape):
+    for cause, words, turn in () if every else turns(shape):
         made = [turn(t) for t in case.true[i]]
         ks = factors(case.got[i], made, case.tolerance[i])
         if ks and cause != "missing-rows":

@@ -19,7 +19,7 @@ from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.operations import Constant, Op, Scope
 from jaxbp.check.sites import Sites
-from jaxbp.check.stretches import Guess, Values
+from jaxbp.check.stretches import Guess, Values, ways
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 MOST_VALUES = 24
@@ -109,10 +109,11 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     yield Guess(slot, "scale", "the square of the other factor", lambda env, s: square(factor(env)))
     if shape:
         for v, cause, words in _others(sites, op, shape, known):
-            yield Guess(slot, cause, words, lambda env, s, v=v: spread(env[v]), rank=1)
+            make_ = lambda env, s, v=v: spread(env[v])  # noqa: E731
+            yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
         for v, words, order in _transposed_others(sites, op, other, known, depth):
             turn = lambda env, s, v=v, o=order: spread(np.transpose(env[v], o))  # noqa: E731
-            yield Guess(slot, "wrong-point", words, turn, rank=1)
+            yield Guess(slot, "wrong-point", words, turn, rank=1, ways=ways(sites, op, v))
     if op.primitive.name == "conv_general_dilated":
         for words, keep in _taps(op, other, shape):
             yield Guess(slot, "missing-rows", words, lambda env, s, m=keep: factor(env) * m)
@@ -212,7 +213,12 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
 
     def value(env: Values, n: int) -> np.ndarray:
         v = op.inputs[n]
-        return np.asarray(v.value, np.float64) if isinstance(v, Constant) else env[v]
+        return np.asarray(v.value, np.float64) if isinstance(v, Constant) else beside(env[v])
+
+    def beside(v: np.ndarray) -> np.ndarray:
+        """A value of every turn, as it stands beside the result of every turn."""
+        missing = (1,) * (len(shape) - np.ndim(v)) if depth else ()
+        return np.reshape(v, (*np.shape(v)[:depth], *missing, *np.shape(v)[depth:]))
 
     def slope(env: Values) -> np.ndarray:
         a, b = value(env, 0), value(env, 1)
@@ -235,7 +241,8 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
     for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known) if shape else ():
-        yield Guess(slot, cause, words, full(lambda e, v=v: _with(op, k, e[v], value(e, 1))), rank=1)
+        make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
+        yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
 
 
 def _with(op: Op, k: int, v: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ class _Reader:
     ) -> list[Any]:
         names: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         if consts:
-            names.update(zip(jaxpr.constvars, map(_own, consts), strict=True))
+            names.update({v: _own(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)})
 
         def name(v: Any) -> Any:
             return Constant(v.val) if isinstance(v, jex.Literal) else names[v]
@@ -146,13 +146,13 @@ class _Reader:
         return Op(primitive, params, operands, outputs, *avals, here, within, kind, bodies)
 
 
-def _own(captured: Any) -> Constant:
+def _own(captured: Any, aval: Any) -> Constant:
     """A captured array; one of NumPy's as a copy.
 
     JAX keeps what it made of a NumPy array for as long as a program holds it, and hands it out again:
     an index array that was traced while float64 was on would be int64 afterwards too.
     """
-    return Constant(captured if isinstance(captured, jax.Array) else np.array(captured))
+    return Constant(captured if isinstance(captured, jax.Array) else np.array(captured, aval.dtype))
 
 
 def _open(jaxpr: Any) -> tuple[Any, Any]:

@@ -39,6 +39,7 @@ class Guess:
     words: str
     values: Callable[[Values, Values], np.ndarray]
     rank: int = 0
+    ways: tuple[Any, ...] = (0,)  # tells guesses with the same words apart, where several belong together
 
     @property
     def op(self) -> Op:
@@ -148,7 +149,23 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
             yield Guess(slot, "wrong-point", words, lambda env, s, v=v, f=make: f(env[v]), rank=1)
     for k, v in enumerate(stretch.others):
         words = f"at another value, {sites.describe(v)}"
-        yield Guess(slot, "wrong-point", words, lambda env, s, k=k: s[n][3 + k], rank=1)
+        make = lambda env, s, k=k: s[n][3 + k]  # noqa: E731
+        yield Guess(slot, "wrong-point", words, make, rank=1, ways=ways(sites, stretch.end, v))
+
+
+def ways(sites: Sites, op: Op, v: int) -> tuple[Any, ...]:
+    """Which of the values of a line it is: by itself, and counted from the operation on."""
+    maker = sites.producer.get(v)
+    if maker is None or op.place.file == "":
+        return (0,)
+    key = (maker.place, maker.primitive.name, maker.outputs.index(v))
+    same = [
+        (o.outputs[key[2]], sites.rank[id(o)])
+        for o in sites.home[id(maker)].ops
+        if (o.place, o.primitive.name) == key[:2] and len(o.outputs) > key[2]
+    ]
+    before = sum(rank < sites.rank[id(op)] for _, rank in same)
+    return (("value", v), ("turns", [o for o, _ in same].index(v) - before))
 
 
 # --- finding them -------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
 from jaxbp.check.sites import Sites
 from jaxbp.check.solves import solves
-from jaxbp.check.together import alike, same_line
+from jaxbp.check.together import Together, alike, same_line
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
 ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
-KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "halves", "bypasses")
+KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "exchanged", "halves", "bypasses")
 
 
 @dataclass(eq=False)
@@ -193,6 +193,10 @@ def _build(case: Case, kind: str) -> Table | None:
             *solves(sites),
         ]
         return _switched(case, sites, at, others, Edited(case.oracle, others=others))
+    if kind == "exchanged":
+        pairs = coupled.exchanged(sites)
+        parts = [part for pair in pairs for part in pair.parts]
+        return _switched(case, sites, at, parts, Edited(case.oracle, others=parts), pairs)
     if kind == "halves":
         others = list(coupled.half_handed_on(sites))
         return _switched(case, sites, at, others, Edited(case.oracle, others=others))
@@ -233,15 +237,22 @@ def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge], groups
 
 
 def _switched(
-    case: Case, sites: Sites, at: list[int], choices: list[Any], edited: Edited
+    case: Case,
+    sites: Sites,
+    at: list[int],
+    choices: list[Any],
+    edited: Edited,
+    groups: list[Together] | None = None,
 ) -> Table | None:
-    choices = _affordable(case, sites, choices, len(at))
+    """The table of edits that are there or not; with `groups`, of those several at once alone."""
+    choices = _affordable(case, sites, choices, len(at)) if groups is None else choices
     if not choices:
         return None
     every = [*edited.others, *edited.changes]
-    members = [[n] for n, c in enumerate(every) if c in choices]
-    several = alike([every[n] for (n,) in members]) if edited.others else []
-    members += [[every.index(part) for part in group.parts] for group in several]
+    number = {id(c): n for n, c in enumerate(every)}
+    members = [] if groups is not None else [[n] for n, c in enumerate(every) if c in choices]
+    several = groups or (alike([every[n] for (n,) in members]) if edited.others else [])
+    members += [[number[id(part)] for part in group.parts] for group in several]
 
     def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
@@ -249,7 +260,8 @@ def _switched(
             thetas[row, members[n]] = weight
         return thetas, np.zeros((len(some), edited.room))
 
-    kept = [*(every[n] for (n, *more) in members if not more), *several]
+    alone = [] if groups is not None else [every[n] for (n, *more) in members if not more]
+    kept = [*alone, *several]
     made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
     return Table(sites, edited, kept, rows, at, made, columns(case, at), list(range(len(kept))))
 

@@ -20,6 +20,7 @@ class Together:
     parts: list[Any]
     size: int = 1
     variable: bool = False
+    text: str = ""
 
     @property
     def op(self) -> Op:
@@ -64,11 +65,12 @@ def alike(guesses: list[Any]) -> list[Together]:
     for guess in guesses:
         op = guess.op
         if op.place.file:
-            way = getattr(guess, "way", 0)
-            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words, way
-            groups.setdefault(key, []).append(guess)
-    places = {id(g[0]): {id(getattr(guess, "slot", guess)) for guess in g} for g in groups.values()}
-    one_each = [g for g in groups.values() if len(places[id(g[0])]) == len(g) > 1]
+            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words
+            for way in getattr(guess, "ways", (0,)):
+                groups.setdefault((*key, way), []).append(guess)
+    one_each = [
+        g for g in groups.values() if len({id(getattr(guess, "slot", guess)) for guess in g}) == len(g) > 1
+    ]
     return _distinct(one_each)
 
 

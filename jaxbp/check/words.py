@@ -97,6 +97,9 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         known = left_out or "½, the 2 of a square left out"
         what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
         evidence["factor"] = weight
+    elif abs(weight) < near and _one_of_the_cases(sites, op, k):
+        cause = "missing-rows"
+        what = f"the contribution that comes back through {HERE}, of the entries in that case, is missing"
     elif abs(weight) < near:
         cause, what = "missing-path", "the contribution that comes back through … is missing"
     elif abs(weight - 2) < near:
@@ -113,6 +116,12 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         )
         evidence["factor"] = weight
     return Finding(names, cause, f"{names}: {what.replace(HERE, through)}{origin}", evidence)
+
+
+def _one_of_the_cases(sites: Sites, op: Op, k: int) -> bool:
+    """Whether the operand is one case of a selection whose other cases carry a derivative too."""
+    cases = [n for n in range(1, len(op.inputs)) if sites.is_live(op, n)]
+    return op.primitive.name == "select_n" and k in cases and len(cases) > 1
 
 
 def _squared(op: Op, weight: float) -> bool:
@@ -214,6 +223,9 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     """Another derivative in the place of the right one."""
     op, cause = choice.op, choice.cause
     evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
+    if getattr(choice, "text", ""):
+        detail = f"{names}: the errors of {choice.text} are in each other's place"
+        return Finding(names, cause, detail, evidence)
     if cause in ("factor", "mask"):
         return _factor(case, sites, choice, names, evidence)
     if cause == "half":
@@ -257,7 +269,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             else f"taken {choice.words}"
         )
         detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
-    elif len(op.inputs) != 2:
+    elif len(op.inputs) != 2 or op.primitive.name == "gather":
         detail = f"{names}: the error that comes back through `{op.name}` {at(op)} is {choice.words}"
     else:
         other = _origin(case, sites, op, 1 - choice.operand)
