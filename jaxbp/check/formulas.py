@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxbp.check import regions
 from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.regions import Region, ratio_along
 from jaxbp.check.report import Finding
@@ -357,7 +358,7 @@ def _spread(region: Region, axes: tuple[int, ...]) -> Any:
             moved = outer * u
             total = jnp.sum(moved, axis=axes, keepdims=True) if axes else moved
             made = made + inner * total
-        return made
+        return made + region.beside(env, again)
 
     return make
 
@@ -372,6 +373,6 @@ def _reduced(region: Region) -> Any:
         for t in range(regions.MOST_TERMS):
             inner, outer = given[1 + 2 * t], given[2 + 2 * t]
             made = made + inner[first] * jnp.sum(outer * u, axis=region.axes, keepdims=True)
-        return jnp.reshape(made, results[0].shape)
+        return jnp.reshape(made, results[0].shape) + region.beside(env, again)
 
     return make

@@ -66,6 +66,14 @@ class Region:
         """The shape of `u` with 1 along the summed axes."""
         return tuple(1 if a in self.axes else n for a, n in enumerate(self.shape))
 
+    def beside(self, env: Values, again: Any) -> Any:
+        """The result as it depends on everything but `start`."""
+        inner = {**env, self.start: jax.lax.stop_gradient(env[self.start])}
+        for op in self.ops:
+            operands = [widen(v.value) if isinstance(v, Constant) else inner[v] for v in op.inputs]
+            inner[op.outputs[0]] = again(op, operands)
+        return inner[self.end.outputs[0]]
+
     def formula(self, env: Values) -> tuple[np.ndarray, list[Term]] | None:
         """`(d, terms)` at a point; `None` where the chain rule does not stay in this form."""
         key = id(env)
@@ -127,7 +135,7 @@ def _from(
     axes: tuple[int, ...] | None = None
     for op in scope.ops:
         live = [v for k, v in enumerate(op.inputs) if sites.is_live(op, k)]
-        if not live or not all(v in inside for v in live) or not _allowed(op) or len(inside) > STEPS:
+        if not any(v in inside for v in live) or not _allowed(op) or len(inside) > STEPS:
             continue
         if not is_float(op.out_avals[0]):
             continue
@@ -138,7 +146,7 @@ def _from(
             axes = own
             coupled.add(op.outputs[0])
             summed.add(op.outputs[0])
-        elif all(v in summed for v in live):
+        elif all(v in summed for v in live if v in inside):
             summed.add(op.outputs[0])
         elif any(v in summed for v in live):
             meets.add(op.outputs[0])

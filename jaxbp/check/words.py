@@ -56,7 +56,7 @@ def source(op: Op) -> str:
     return f"{op.place}: {op.place.text}" if op.place.text else str(op.place)
 
 
-def _origin(case: Case, sites: Sites, op: Op, k: int) -> str:
+def origin_of(case: Case, sites: Sites, op: Op, k: int) -> str:
     """What the operand is: an argument, or the result of an earlier operation (moves left out)."""
     v: Any = op.inputs[k]
     while isinstance(v, int) and v in sites.producer:
@@ -84,7 +84,7 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
     through = (
         f"the value of `{op.name}` {at(op)}" if choice.variable else f"{role(op, k)} {at(op)}{places}"
     )
-    origin = "" if choice.variable else f" (that operand comes from {_origin(case, sites, op, k)})"
+    origin = "" if choice.variable else f" (that operand comes from {origin_of(case, sites, op, k)})"
     weight = 1 - amount
     near = 1e-3
     evidence = {
@@ -233,7 +233,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
         detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
         return Finding(names, "missing-path", detail, evidence)
     if cause == "missing-path" and choice.operand >= 0:
-        origin = _origin(case, sites, op, choice.operand)
+        origin = origin_of(case, sites, op, choice.operand)
         through = role(op, choice.operand)
         detail = (
             f"{names}: the contributions of the other outputs are missing. Every entry stands "
@@ -272,7 +272,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     elif len(op.inputs) != 2 or op.primitive.name == "gather":
         detail = f"{names}: the error that comes back through `{op.name}` {at(op)} is {choice.words}"
     else:
-        other = _origin(case, sites, op, 1 - choice.operand)
+        other = origin_of(case, sites, op, 1 - choice.operand)
         detail = (
             f"{names}: the product {at(op)} is differentiated with {choice.words}, where its "
             f"other factor, "
@@ -292,7 +292,7 @@ def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -
         and np.any(values == 0)
         and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
     )
-    origin = _origin(case, sites, op, 1 - k)
+    origin = origin_of(case, sites, op, 1 - k)
     detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
     return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
 
