@@ -13,10 +13,10 @@ its error is 0. Nothing is multiplied by the zeros of a stretched `δ`.
 `kernel_error`, the error to the kernel, is taken as it stands: for each tap a strided slice of `x` and
 one matrix product over `n` and `o`. For stride 1 it is a correlation too, of `x` with `δ` as its kernel:
 channels take the place of examples, examples that of channels, and the dilation that of the stride. On
-CPU images take it so in float32; sequences, volumes and strides are faster tap by tap. XLA has a fast
-convolution there for one order of the axes alone, and brings others into it only outside of loops: inside
-an epoch's `scan` a convolution in any other order is a plain nest of loops, ten to thirty times slower.
-So the axes are put into that order here.
+CPU images take it so in float32; sequences, volumes, strides and single taps are faster as they stand.
+XLA has a fast convolution there for one order of the axes alone, and brings others into it only outside
+of loops: inside an epoch's `scan` a convolution in any other order is a plain nest of loops, ten to thirty
+times slower. So the axes are put into that order here.
 
 Groups. On CPU, XLA's grouped convolutions run five to fifty times slower than its plain ones. There, a
 depthwise one is a sum of shifted products, one a tap, and of others neighbouring groups are put into
@@ -181,7 +181,8 @@ def _phase(
 def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`."""
     depthwise = 1 < groups == x.shape[-1] == d.shape[-1]
-    image = len(win.taps) == 2 and {*win.stride} == {1} and wide(x.dtype) == jnp.float32
+    several = len(win.taps) == 2 and prod(win.taps) > 1
+    correlation = several and {*win.stride} == {1} and wide(x.dtype) == jnp.float32
 
     def examples(x: Array, d: Array) -> Array:
         return _by_examples(x, d, win)
@@ -195,7 +196,7 @@ def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     def taps(x: Array, d: Array) -> Array:
         return _by_taps(x, d, win, groups)
 
-    if not depthwise and not image:
+    if not depthwise and not correlation:
         return taps(x, d)
     return lax.platform_dependent(x, d, cpu=examples if depthwise else blocks, default=taps)
 
