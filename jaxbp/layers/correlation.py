@@ -15,8 +15,8 @@ one matrix product over `n` and `o`. For stride 1 it is a correlation too, of `x
 channels take the place of examples, examples that of channels, and the dilation that of the stride. On
 CPU images take it so in float32; sequences, volumes, strides and single taps are faster as they stand.
 XLA has a fast convolution there for one order of the axes alone, and brings others into it only outside
-of loops: inside an epoch's `scan` a convolution in any other order is a plain nest of loops, ten to thirty
-times slower. So the axes are put into that order here.
+of loops: inside an epoch's `scan` any other order is a plain nest of loops, ten to thirty times slower.
+So the axes are put into that order here.
 
 Groups. On CPU, XLA's grouped convolutions run five to fifty times slower than its plain ones. There, a
 depthwise one is a sum of shifted products, one a tap, and of others neighbouring groups are put into

@@ -156,17 +156,16 @@ def test_every_convolution_of_an_epoch_is_one_that_the_cpu_has_a_fast_program_fo
     long, and a single step outside of a scan, which XLA rewrites, showed nothing."""
     convolutions = (
         Conv(4, 3),
-        Conv(8, 3, dilation=2),
-        Conv(8, 3, groups=2),
-        Conv(8, 3, groups=8),
-        Conv(6, 3, stride=2),
+        Conv(4, 3, groups=2, dilation=2),
+        Conv(4, 2, groups=4),
         ConvTranspose(6, 2, stride=2),
     )
     net, tx = Chain(*convolutions, Flatten(), Dense(3)), optax.sgd(0.1)
     x, y = normal(1, (6, 6, 7, 2), "float32"), jnp.arange(6) % 3
     params = net.init(jax.random.key(0), x)
     epoch = make_epoch(net, SoftmaxCrossEntropy(), tx, batch_size=2, shuffle=False)
-    program = epoch.lower(params, tx.init(params), x, y, jax.random.key(0)).compile().as_text()
+    lowered = epoch.lower(params, tx.init(params), x, y, jax.random.key(0))
+    program = lowered.compile({"xla_backend_optimization_level": 0}).as_text()  # of the machine's code
     found = [line.strip() for line in program.splitlines() if " convolution(" in line]
     assert " while(" in program
     assert len(found) >= 2 * len(convolutions) - 2  # a depthwise one is none
