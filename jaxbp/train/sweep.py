@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ import optax
 
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss
-from jaxbp.train.loop import State
-from jaxbp.train.optimizers import make
 from jaxbp.train.step import batch_weights, epoch_function
-from jaxbp.train.task import keys, score_function, target_mean
+
+if TYPE_CHECKING:  # `make_sweep` comes with `import jaxbp`, what reads configs does not
+    from jaxbp.train.loop import State
 
 
 def make_sweep(
@@ -97,6 +97,10 @@ def members(config: Any) -> list[tuple[int, float]]:
 
 def start_sweep(config: Any, task: Any) -> tuple[State, Any]:
     """The state of all members before the first epoch, and `make_sweep`'s `epoch`."""
+    from jaxbp.train.loop import State
+    from jaxbp.train.optimizers import make
+    from jaxbp.train.task import keys
+
     start, run = make_sweep(
         task.net,
         task.loss,
@@ -125,6 +129,9 @@ def run_sweep(
     `history` has the `[members, 3]` of the epochs that are done; `on_epoch` sees the state after each
     further one, with its own and the seconds that it took.
     """
+    from jaxbp.train.loop import State
+    from jaxbp.train.task import keys, score_function, target_mean
+
     data, all_of = task.data, members(config)
     training = jnp.stack([keys(seed)[1] for seed, _ in all_of])
     x, y, test_x, test_y = map(jnp.asarray, (data.x, data.y, data.test_x, data.test_y))
