@@ -20,6 +20,9 @@ class Precision:
     on. Sums always run in float32 at least, and a parameter's gradient comes back in the parameter's
     own dtype: `Precision("float32", "bfloat16", "bfloat16")` is mixed precision on a TPU or GPU.
 
+    A layer also takes a dtype in place of a `Precision`, as the one to compute in: `Dense(3,
+    precision="bfloat16")` is `Dense(3, precision=Precision(compute="bfloat16"))`.
+
     Raises `InputError` for anything but floating dtypes.
     """
 
@@ -34,14 +37,38 @@ class Precision:
                 object.__setattr__(self, field.name, _floating(value, field.name))
 
 
+class PrecisionField:
+    """A layer's field `precision`: a `Precision`, or a dtype, which becomes one as it is set."""
+
+    def __get__(self, layer: Any, owner: type) -> Precision:
+        return Precision() if layer is None else layer.__dict__["precision"]
+
+    def __set__(self, layer: Any, value: Precision | str | type | jnp.dtype) -> None:
+        if not isinstance(value, Precision):
+            name = _name(value)
+            if name is None:
+                raise InputError(
+                    f"{type(layer).__name__}: precision must be a Precision or the floating dtype to "
+                    f"compute in, got {value!r}"
+                )
+            value = Precision(compute=name)
+        layer.__dict__["precision"] = value
+
+
 def _floating(value: Any, what: str) -> str:
-    try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    name = _name(value)
+    if name is None:
         raise InputError(f"Precision: {what} must be a floating dtype, got {value!r}")
-    return dtype.name
+    return name
+
+
+def _name(value: Any) -> str | None:
+    """The name of a floating dtype; `None` for anything else."""
+    try:
+        dtype = None if value is None else jnp.dtype(value)
+    except (TypeError, ValueError):
+        return None
+    return dtype.name if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else None
 
 
 def wide(dtype: Any) -> Any:

@@ -32,7 +32,7 @@ from jaxbp.layer import (
 )
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.embedding import rotate
-from jaxbp.precision import Precision, matmul, wide
+from jaxbp.precision import PrecisionField, matmul, wide
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +93,7 @@ class Attention(Layer):
     base: float = 10000.0
     initializer: str | Callable[..., Any] = "glorot"
     output_initializer: str | Callable[..., Any] | None = None
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads", "window", "head_features"):

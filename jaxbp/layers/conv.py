@@ -33,7 +33,7 @@ from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating,
 from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
-from jaxbp.precision import Precision, wide
+from jaxbp.precision import Precision, PrecisionField, wide
 
 
 class _Convolution(Layer):
@@ -168,7 +168,7 @@ class Conv(_Convolution):
     groups: int = 1
     bias: bool = True
     initializer: str | Callable[..., Any] = "lecun"
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
@@ -230,7 +230,7 @@ class ConvTranspose(_Convolution):
     groups: int = 1
     bias: bool = True
     initializer: str | Callable[..., Any] = "lecun"
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()

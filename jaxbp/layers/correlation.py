@@ -11,9 +11,12 @@ each to the next: a dilation of `d/t`. Where a phase has no taps (stride > kerne
 its error is 0. Nothing is multiplied by the zeros of a stretched `δ`.
 
 `kernel_error`, the error to the kernel, is taken as it stands: for each tap a strided slice of `x` and
-one matrix product over `n` and `o`. For stride and dilation 1 it is a correlation too, of `x` with `δ`
-as its kernel: channels take the place of examples, and examples that of channels. Blocks of groups take
-it so on CPU; whole layers do not, since training small image networks was many times slower with it.
+one matrix product over `n` and `o`. For stride 1 it is a correlation too, of `x` with `δ` as its kernel:
+channels take the place of examples, examples that of channels, and the dilation that of the stride. On
+CPU images take it so in float32; sequences, volumes, strides and single taps are faster as they stand.
+XLA has a fast convolution there for one order of the axes alone, and brings others into it only outside
+of loops: inside an epoch's `scan` any other order is a plain nest of loops, ten to thirty times slower.
+So the axes are put into that order here.
 
 Groups. On CPU, XLA's grouped convolutions run five to fifty times slower than its plain ones. There, a
 depthwise one is a sum of shifted products, one a tap, and of others neighbouring groups are put into
@@ -177,10 +180,9 @@ def _phase(
 
 def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`."""
-    plain = {*win.stride, *win.dilation} == {1}
-    if groups == 1:
-        return _by_taps(x, d, win, 1)
-    depthwise = x.shape[-1] == groups == d.shape[-1]
+    depthwise = 1 < groups == x.shape[-1] == d.shape[-1]
+    several = len(win.taps) == 2 and prod(win.taps) > 1
+    correlation = several and {*win.stride} == {1} and wide(x.dtype) == jnp.float32
 
     def examples(x: Array, d: Array) -> Array:
         return _by_examples(x, d, win)
@@ -194,21 +196,20 @@ def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     def taps(x: Array, d: Array) -> Array:
         return _by_taps(x, d, win, groups)
 
-    cpu = examples if depthwise else blocks if plain else taps
-    return lax.platform_dependent(x, d, cpu=cpu, default=taps)
+    if not depthwise and not correlation:
+        return taps(x, d)
+    return lax.platform_dependent(x, d, cpu=examples if depthwise else blocks, default=taps)
 
 
 def _by_correlation(x: Array, d: Array, win: Window) -> Array:
-    """Stride and dilation 1: `x` looked at through `δ`, channels for examples, examples for channels."""
-    axes = "DHW"[-len(win.taps) :]
-    return lax.conv_general_dilated(
-        x,
-        d,
-        (1,) * len(axes),
-        win.padding,
-        dimension_numbers=(f"C{axes}N", f"I{axes}O", f"{axes}NC"),
-        preferred_element_type=wide(x.dtype),
-    )
+    """Stride 1: `x` looked at through `δ`, channels for examples and examples for channels."""
+    axes = range(1, 1 + len(win.taps))
+    last = 1 + len(win.taps)
+    reach = zip(win.size, win.count, win.taps, win.dilation, win.padding, strict=True)
+    padding = [(before, o + d * (k - 1) - n - before) for n, o, k, d, (before, _) in reach]
+    seen, looking = jnp.transpose(x, (last, *axes, 0)), jnp.transpose(d, (*axes, 0, last))
+    e = _convolve(seen, looking, win.dilation, padding, win.stride, 1)
+    return jnp.transpose(e, (*axes, 0, last))
 
 
 def _by_taps(x: Array, d: Array, win: Window, groups: int) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
-from jaxbp.precision import Precision, matmul, wide
+from jaxbp.precision import PrecisionField, matmul, wide
 
 INITIALIZERS: dict[str, Callable[..., Array]] = {
     "he": jax.nn.initializers.he_normal(),
@@ -53,7 +53,7 @@ class Dense(Layer):
     features: int
     bias: bool = True
     initializer: str | Callable[..., Any] = "lecun"
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         if not isinstance(self.features, int) or self.features < 1:

@@ -21,7 +21,7 @@ from jaxbp.layer import (
     shape_text,
 )
 from jaxbp.layers.dense import initializer
-from jaxbp.precision import Precision, matmul, wide
+from jaxbp.precision import PrecisionField, matmul, wide
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +46,7 @@ class Embedding(Layer):
     size: int
     features: int
     initializer: str | Callable[..., Any] = "normal"
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         _require_positive("Embedding", size=self.size, features=self.features)
@@ -116,7 +116,7 @@ class Head(Layer):
     size: int
     deferred: bool = False
     initializer: str | Callable[..., Any] = "normal"
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         _require_positive("Head", size=self.size)
@@ -187,7 +187,7 @@ class PositionEmbedding(Layer):
     kind: str = "learned"
     length: int | None = None
     base: float = 10000.0
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         kinds = ("learned", "sinusoidal", "rotary")

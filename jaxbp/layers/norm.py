@@ -46,7 +46,7 @@ from jaxbp.layer import (
     require_params,
     require_positive,
 )
-from jaxbp.precision import Precision, wide
+from jaxbp.precision import Precision, PrecisionField, wide
 
 
 def _check_epsilon(layer: Any) -> None:
@@ -151,7 +151,7 @@ class LayerNorm(_Norm):
     """
 
     epsilon: float = 1e-5
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         _check_epsilon(self)
@@ -178,7 +178,7 @@ class GroupNorm(_Norm):
 
     groups: int
     epsilon: float = 1e-5
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         _check_epsilon(self)
@@ -236,7 +236,7 @@ class BatchNorm(_Norm):
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | tuple[str, ...] | None = None
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     names: ClassVar[tuple[str, ...]] = ("scale", "offset", "mean", "var")
 
@@ -323,7 +323,7 @@ class RMSNorm(_Norm):
     """
 
     epsilon: float = 1e-5
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     names: ClassVar[tuple[str, ...]] = ("scale",)
 

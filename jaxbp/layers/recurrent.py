@@ -49,7 +49,7 @@ from jaxbp.layer import (
     shape_text,
 )
 from jaxbp.layers.dense import initializer
-from jaxbp.precision import Precision, matmul, wide
+from jaxbp.precision import PrecisionField, matmul, wide
 
 State = tuple[Array, ...]
 
@@ -77,7 +77,7 @@ class Recurrent(Layer):
     return_state: bool = False
     initializer: str | Callable[..., Any] = "glorot"
     unroll: int = 1
-    precision: Precision = Precision()
+    precision: Any = PrecisionField()
 
     gates: ClassVar[int]
     states: ClassVar[int] = 1

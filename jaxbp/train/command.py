@@ -22,7 +22,7 @@ from jaxbp.train.loop import train as run_loop
 from jaxbp.train.pictures import draw_sweep
 from jaxbp.train.progress import reporter
 from jaxbp.train.results import console
-from jaxbp.train.sweep import by_rate, member_records, run_sweep
+from jaxbp.train.sweep import by_rate, member_records, members, run_sweep, start_sweep
 from jaxbp.train.task import Metric, Task, count_parameters, make_task
 from jaxbp.weights import save_params
 
@@ -36,9 +36,7 @@ def train(argv: Sequence[str]) -> int:
         report.check_free(config)  # before any work is done
     task, out = make_task(config), console()
     if config.is_sweep:
-        if resume:
-            raise InputError("--resume: a sweep cannot be resumed; expected a single run")
-        return _sweep(config, task, out)
+        return _sweep(config, task, out, resume)
     return _single(config, task, out, resume)
 
 
@@ -64,14 +62,7 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
     path = report.claim(config, resume)
     with Checkpoints(path, task.steps) as checkpoints:
         if resume:
-            state = checkpoints.restore(state)
-            more = f" and step {state.step}" if state.step else ""
-            out.print(f"resumed   after epoch {state.epoch}{more}")
-            if state.epoch >= config.train.epochs:
-                raise InputError(
-                    f"train.epochs: expected more than the {state.epoch} epochs already done, "
-                    f"got {config.train.epochs}"
-                )
+            state = _restored(config, checkpoints, state, out)
         with (
             report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
             reporter(out, state.epoch + 1, config.train.epochs, task) as progress,
@@ -124,6 +115,19 @@ def _check_resumable(config: Config) -> None:
         raise InputError(f"{config.path}: cannot resume with other settings: {'; '.join(differences)}")
 
 
+def _restored(config: Config, checkpoints: Checkpoints, like: State, out: Console) -> State:
+    """The state to go on from."""
+    state = checkpoints.restore(like)
+    more = f" and step {state.step}" if state.step else ""
+    out.print(f"resumed   after epoch {state.epoch}{more}")
+    if state.epoch >= config.train.epochs:
+        raise InputError(
+            f"train.epochs: expected more than the {state.epoch} epochs already done, "
+            f"got {config.train.epochs}"
+        )
+    return state
+
+
 def _introduce(config: Config, task: Task, state: State, out: Console) -> None:
     data = task.data
     held = f"{len(data.test_x):,} held out" if data.held_out else "none held out"
@@ -140,44 +144,56 @@ def _prove(config: Config, task: Task, state: State, out: Console) -> tuple[str,
     return name, error
 
 
-def _sweep(config: Config, task: Task, out: Console) -> int:
-    state, _ = start(config, task)
-    count = len(config.sweep.seeds or (0,)) * len(config.sweep.learning_rates or (0,))
-    _introduce(config, task, state, out)
-    out.print(f"sweep     {count} members in one compiled step")
-    proof = _prove(config, task, state, out) if config.train.prove else None
-    path = report.claim(config, resume=False)
-    with (
-        report.Metrics(path / "metrics.jsonl") as metrics,
-        reporter(out, 1, config.train.epochs, task) as progress,
-    ):
+def _sweep(config: Config, task: Task, out: Console, resume: bool) -> int:
+    if resume:
+        _check_resumable(config)
+    one, _ = start(config, task)
+    _introduce(config, task, one, out)
+    state, run = start_sweep(config, task)
+    out.print(f"sweep     {len(members(config))} members in one compiled step")
+    proof = _prove(config, task, one, out) if config.train.prove else None
+    path = report.claim(config, resume)
+    names = ("loss", "test_loss", f"test_{task.metric.key}")
+    with Checkpoints(path, task.steps) as checkpoints:
+        if resume:
+            state = _restored(config, checkpoints, state, out)
+        with (
+            report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
+            reporter(out, state.epoch + 1, config.train.epochs, task) as progress,
+        ):
+            done = [np.column_stack([record[name] for name in names]) for record in metrics.records]
 
-        def on_epoch(number: int, scores: np.ndarray) -> None:
-            names = ("loss", "test_loss", f"test_{task.metric.key}")
-            columns = dict(zip(names, scores.T.tolist(), strict=True))
-            metrics.add({"epoch": number, **columns})
-            progress.members(number, scores)
+            def on_epoch(state: State, scores: np.ndarray, took: float) -> None:
+                columns = dict(zip(names, scores.T.tolist(), strict=True))
+                metrics.add({"epoch": state.epoch, **columns, "seconds": took})
+                progress.members(state.epoch, scores)
+                every = config.train.checkpoint_every
+                if every and state.epoch % every == 0:
+                    checkpoints.save(state)
 
-        outcome = run_sweep(config, task, on_epoch)
+            outcome = run_sweep(config, task, state, run, done, on_epoch)
+        checkpoints.save(outcome.state)
+    if outcome.reason == "interrupted":
+        out.print(f"interrupted after {outcome.state.epoch} epochs; --resume goes on from there")
     best = outcome.best
     save_params(path / "params.safetensors", outcome.member(best))
     metric = task.metric
     draw_sweep(path / "curves.png", outcome.history, outcome.members, config.run.name, metric)
-    members = member_records(outcome, f"test_{metric.key}")
+    rows = member_records(outcome, f"test_{metric.key}")
     summary = {
-        **{key: value for key, value in members[best].items() if key != "loss"},
+        **{key: value for key, value in rows[best].items() if key != "loss"},
         "best": best,
-        "members": members,
+        "members": rows,
         "test_examples": len(task.data.test_x),
         "epochs": outcome.history.shape[1],
         "stopped": outcome.reason,
-        "seconds": round(outcome.seconds, 3),
+        "seconds": round(sum(record["seconds"] for record in metrics.records), 3),
         "gradient_error": proof[1] if proof else None,
         "gradient_error_at": proof[0] if proof else None,
-        **report.about(outcome.member(best), members[best]["seed"]),
+        **report.about(outcome.member(best), rows[best]["seed"]),
     }
     report.write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    out.print(_sweep_table(members, best, metric))
+    out.print(_sweep_table(rows, best, metric))
     for rate, mean, deviation, seeds in by_rate(outcome):
         spread = f"{metric.text(mean)} ± {metric.text(deviation)}"
         out.print(f"η = {rate:<6g} {metric.title} {spread} over {seeds} seeds")
@@ -188,10 +204,10 @@ def _sweep(config: Config, task: Task, out: Console) -> int:
     return INTERRUPTED if outcome.reason == "interrupted" else 0
 
 
-def _sweep_table(members: Sequence[dict[str, Any]], best: int, metric: Metric) -> Table:
+def _sweep_table(rows: Sequence[dict[str, Any]], best: int, metric: Metric) -> Table:
     last = f"held-out {metric.title}"
     table = Table("seed", "learning rate", "training loss", "held-out loss", last, box=None)
-    for i, row in enumerate(members):
+    for i, row in enumerate(rows):
         losses = ["diverged" if row[k] is None else f"{row[k]:.4g}" for k in ("loss", "test_loss")]
         score = metric.text(row[f"test_{metric.key}"]) + ("  best" if i == best else "")
         table.add_row(str(row["seed"]), f"{row['learning_rate']:g}", *losses, score)

@@ -24,6 +24,7 @@ from jaxbp.train.schema import (
     Origin,
     Rate,
     Section,
+    Share,
     Whole,
     build,
     choose,
@@ -45,6 +46,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
     loss: Literal["cross_entropy", "sigmoid_cross_entropy", "squared_error"] = "cross_entropy"
     """what is made small"""
+    label_smoothing: Share = 0.0
+    """share of every target that cross_entropy spreads evenly over all classes, held-out ones too"""
     epochs: Count = 40
     """stop after this many passes over the data"""
     batch_size: Count = 32
@@ -159,6 +162,11 @@ def _check(config: Config, origin: Origin) -> None:
         raise InputError(
             f'{origin("model.output")}: expected "logits", since train.loss = "{loss}" applies its own, '
             f'got "{output}"'
+        )
+    if config.train.label_smoothing and loss != "cross_entropy":
+        raise InputError(
+            f'{origin("train.label_smoothing")}: expected 0, since train.loss is "{loss}" and not '
+            f'"cross_entropy", got {config.train.label_smoothing:g}'
         )
     if config.optimizer.warmup > config.train.epochs:
         raise InputError(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ import optax
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss
 from jaxbp.train.step import batch_weights, epoch_function
+
+if TYPE_CHECKING:  # `make_sweep` comes with `import jaxbp`, what reads configs does not
+    from jaxbp.train.loop import State
 
 
 def make_sweep(
@@ -68,7 +71,7 @@ class SweepOutcome:
 
     members: list[tuple[int, float]]
     history: np.ndarray
-    params: PyTree
+    state: State
     reason: str
     seconds: float
 
@@ -82,20 +85,22 @@ class SweepOutcome:
 
     def member(self, index: int) -> PyTree:
         """The parameters of one member."""
-        return jax.tree.map(lambda leaf: leaf[index], self.params)
+        return jax.tree.map(lambda leaf: leaf[index], self.state.params)
 
 
-def run_sweep(
-    config: Any, task: Any, on_epoch: Callable[[int, Any], None] = lambda e, r: None
-) -> SweepOutcome:
-    """Train all members that `config.sweep` asks for; a member that diverges does not stop the others."""
-    from jaxbp.train.optimizers import make
-    from jaxbp.train.task import keys, score_function, target_mean
-
+def members(config: Any) -> list[tuple[int, float]]:
+    """`(seed, learning rate)` of every member that `config.sweep` asks for."""
     seeds = config.sweep.seeds or (config.train.seed,)
     rates = config.sweep.learning_rates or (config.optimizer.learning_rate,)
-    members = [(seed, rate) for rate in rates for seed in seeds]
-    init, training = map(jnp.stack, zip(*(keys(seed) for seed, _ in members), strict=True))
+    return [(seed, rate) for rate in rates for seed in seeds]
+
+
+def start_sweep(config: Any, task: Any) -> tuple[State, Any]:
+    """The state of all members before the first epoch, and `make_sweep`'s `epoch`."""
+    from jaxbp.train.loop import State
+    from jaxbp.train.optimizers import make
+    from jaxbp.train.task import keys
+
     start, run = make_sweep(
         task.net,
         task.loss,
@@ -105,9 +110,31 @@ def run_sweep(
         donate=False,
         augment=task.augment,
     )
-    data = task.data
-    x, y, test_x, test_y = map(jnp.asarray, (data.x, data.y, data.test_x, data.test_y))
+    all_of = members(config)
+    init = jnp.stack([keys(seed)[0] for seed, _ in all_of])
+    rates = jnp.asarray([rate for _, rate in all_of], jnp.float32)
+    return State(*start(init, rates, task.like())), run
 
+
+def run_sweep(
+    config: Any,
+    task: Any,
+    state: State,
+    run: Any,
+    history: Sequence[np.ndarray] = (),
+    on_epoch: Callable[[State, np.ndarray, float], None] = lambda state, scores, seconds: None,
+) -> SweepOutcome:
+    """Train all members from `state` on; a member that diverges does not stop the others.
+
+    `history` has the `[members, 3]` of the epochs that are done; `on_epoch` sees the state after each
+    further one, with its own and the seconds that it took.
+    """
+    from jaxbp.train.loop import State
+    from jaxbp.train.task import keys, score_function, target_mean
+
+    data, all_of = task.data, members(config)
+    training = jnp.stack([keys(seed)[1] for seed, _ in all_of])
+    x, y, test_x, test_y = map(jnp.asarray, (data.x, data.y, data.test_x, data.test_y))
     part = score_function(task.net, task.loss, data.kind)
     mean = target_mean(test_y, data.kind)
 
@@ -117,19 +144,23 @@ def run_sweep(
         value, (missed, every), _ = part(params, test_x, test_y, mean)
         return jnp.stack([value, 1 - missed / every])
 
-    params, opt_state = start(init, jnp.asarray([rate for _, rate in members], jnp.float32), task.like())
     weights = np.asarray(batch_weights(len(x), task.batch_size))
-    history, seconds, reason = [], 0.0, "epochs"
+    history, seconds, reason = list(history), 0.0, "epochs"
     fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
     try:
-        epoch = run.lower(params, opt_state, x, y, training).compile()
-        for number in range(1, config.train.epochs + 1):
+        epoch = run.lower(state.params, state.opt_state, x, y, training).compile()
+        while state.epoch < config.train.epochs:
             began = time.perf_counter()
-            params, opt_state, losses = epoch(params, opt_state, x, y, fold(training, number))
+            params, opt_state, losses = epoch(
+                state.params, state.opt_state, x, y, fold(training, state.epoch + 1)
+            )
             loss = np.asarray(losses) @ weights.astype(losses.dtype)
-            seconds += time.perf_counter() - began
-            history.append(np.column_stack([loss, np.asarray(score(params))]))
-            on_epoch(number, history[-1])
+            took = time.perf_counter() - began
+            scores = np.column_stack([loss, np.asarray(score(params))])
+            state = State(params, opt_state, state.epoch + 1)
+            seconds += took
+            history.append(scores)
+            on_epoch(state, scores, took)
             if np.all(loss < config.train.stop_below):
                 reason = "loss below train.stop_below"
                 break
@@ -137,7 +168,7 @@ def run_sweep(
         reason = "interrupted"
     if not history:
         raise InputError("interrupted before the end of the first epoch; nothing to keep")
-    return SweepOutcome(members, np.stack(history, axis=1), params, reason, seconds)
+    return SweepOutcome(all_of, np.stack(history, axis=1), state, reason, seconds)
 
 
 def by_rate(outcome: SweepOutcome) -> list[tuple[float, float, float, int]]:

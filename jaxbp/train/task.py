@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.layer import InputError, Layer, PyTree
-from jaxbp.losses import Loss, SigmoidCrossEntropy
+from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from jaxbp.train.augment import make_augment
 from jaxbp.train.config import LOSSES, Config
 from jaxbp.train.data import Dataset
@@ -91,6 +91,8 @@ def make_task(config: Config) -> Task:
             f"got {config.train.batch_size}"
         )
     net, loss = config.model.build(data), LOSSES[config.train.loss]
+    if config.train.label_smoothing:
+        loss = SoftmaxCrossEntropy(label_smoothing=config.train.label_smoothing)
     return Task(net, loss, data, config.train.batch_size, make_augment(config, data))
 
 

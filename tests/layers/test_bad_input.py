@@ -1,9 +1,12 @@
 """What people get wrong that fits no family: types, parameters of another network, modes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxbp
 from jaxbp import (
     ELU,
     LSTM,
@@ -19,6 +22,7 @@ from jaxbp import (
     GroupNorm,
     Head,
     InputError,
+    Layer,
     LayerNorm,
     MaxPool,
     PositionEmbedding,
@@ -47,6 +51,10 @@ BOTH = LSTM(2, return_state=True), LSTM(2, reverse=True, return_state=True)
         (lambda: ELU("one"), "alpha must be positive, got 'one'"),
         (lambda: Precision("float33"), "params must be a floating dtype, got 'float33'"),
         (lambda: Precision(compute="int32"), "compute must be a floating dtype, got 'int32'"),
+        (lambda: Dense(3, precision="float33"), "Dense: precision must be a Precision or the float"),
+        (lambda: LSTM(3, precision="int8"), "LSTM: precision must be .* got 'int8'"),
+        (lambda: Conv(3, 3, precision=None), "Conv: precision must be .* got None"),
+        (lambda: BatchNorm(precision=Precision), "BatchNorm: precision must be .* got <class"),
         (lambda: Dense(3)((), X), "expected params w, b, got 'tuple'"),
         (lambda: Dense(3)({"w": jnp.ones((4, 3))}, X), "expected params w, b, got w"),
         (lambda: Conv(3, (3,))({"kernel": X}, X), "expected params w, b, got kernel"),
@@ -75,3 +83,29 @@ def test_bad_input_is_one_line(make, says) -> None:
     with pytest.raises(InputError, match=says) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_every_precision_may_be_the_dtype_to_compute_in() -> None:
+    layers = [getattr(jaxbp, name) for name in jaxbp.__all__]
+    given = {"features": 2, "kernel": 1, "heads": 1, "groups": 1, "size": 3, "length": 3}
+    seen = 0
+    for cls in layers:
+        if not dataclasses.is_dataclass(cls) or not issubclass(cls, Layer):
+            continue
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        if "precision" not in fields:
+            continue
+        seen += 1
+        needed = {name: given[name] for name in given if name in fields}
+        for dtype in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+            layer = cls(**needed, precision=dtype)
+            assert layer == cls(**needed, precision=Precision(compute="bfloat16"))
+            assert dataclasses.replace(layer, precision=Precision()) == cls(**needed)
+    assert seen == 14
+
+
+def test_a_dtype_as_precision_computes_in_it_alone() -> None:
+    layer = Dense(3, precision="bfloat16")
+    params = layer.init(KEY, X)
+    y, (kept, _) = layer.forward(params, X)
+    assert (y.dtype, kept.dtype, params["w"].dtype) == ("float32", "bfloat16", "float32")

@@ -1,16 +1,31 @@
 """What the harness does not see of convolution and pooling: shapes, ties, dtypes, bad input."""
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxbp import AvgPool, Chain, Conv, ConvTranspose, Eval, InputError, MaxPool, Precision
+from jaxbp import (
+    AvgPool,
+    Chain,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Eval,
+    Flatten,
+    InputError,
+    MaxPool,
+    Precision,
+    SoftmaxCrossEntropy,
+    make_epoch,
+)
 from jaxbp.check.oracle import relative_error
 from jaxbp.layers.windows import window
 from tests.interpreter import interpret
@@ -129,6 +144,32 @@ def test_per_example_gradients_are_a_vmap_of_gradient() -> None:
             one = jax.tree.map(lambda s, i=i: s[i : i + 1], (saved, delta))
             alone = layer.gradient(params, *one)
             jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-12), each, alone)
+
+
+# The order of axes for which XLA's CPU backend has a fast program, without what it has none for.
+FAST = re.compile(r"dim_labels=b01f_01io->b01f(?!.*(_group_count|lhs_dilate|rhs_reversal))")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what is fast is another thing elsewhere")
+def test_every_convolution_of_an_epoch_is_one_that_the_cpu_has_a_fast_program_for() -> None:
+    """Any other is a plain nest of loops inside a `scan`: with one of them lenet's epoch took 15 times as
+    long, and a single step outside of a scan, which XLA rewrites, showed nothing."""
+    convolutions = (
+        Conv(4, 3),
+        Conv(4, 3, groups=2, dilation=2),
+        Conv(4, 2, groups=4),
+        ConvTranspose(6, 2, stride=2),
+    )
+    net, tx = Chain(*convolutions, Flatten(), Dense(3)), optax.sgd(0.1)
+    x, y = normal(1, (6, 6, 7, 2), "float32"), jnp.arange(6) % 3
+    params = net.init(jax.random.key(0), x)
+    epoch = make_epoch(net, SoftmaxCrossEntropy(), tx, batch_size=2, shuffle=False)
+    lowered = epoch.lower(params, tx.init(params), x, y, jax.random.key(0))
+    program = lowered.compile({"xla_backend_optimization_level": 0}).as_text()  # of the machine's code
+    found = [line.strip() for line in program.splitlines() if " convolution(" in line]
+    assert " while(" in program
+    assert len(found) >= 2 * len(convolutions) - 2  # a depthwise one is none
+    assert [line for line in found if not FAST.search(line)] == []
 
 
 def test_mixed_precision_keeps_parameters_and_gradients_wide() -> None:

@@ -1,4 +1,8 @@
-"""What the harness does not see of recurrence: the loops' work, masks, segments, torch and Flax."""
+"""What the harness does not see of recurrence: loops' work, masks, segments, devices, torch and Flax."""
+
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -239,3 +243,52 @@ def test_agrees_with_flax(cell) -> None:
     close(grads["b"], jnp.concatenate([expected[f"{side}{g}"]["bias"] for g in gates]))
     if cell is GRU:
         close(grads["b_n"], expected["hn"]["bias"])
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxbp import GRU, LSTM, RNN
+jax.config.update("jax_enable_x64", True)
+assert jax.device_count() == 4
+draw = np.random.default_rng(0).standard_normal
+x, mask = draw((8, 3, 5)), np.arange(3) < np.array([3, 1, 2, 0, 3, 3, 1, 2])[:, None]
+cells = RNN(4), GRU(4, reverse=True), LSTM(4, return_state=True)
+shapes = [jax.eval_shape(cell.init, jax.random.key(0), x) for cell in cells]
+like = [jax.eval_shape(cell, p, x) for cell, p in zip(cells, shapes)]
+params, dy = jax.tree.map(lambda a: draw(a.shape), (shapes, like))
+
+def passes(params, x, mask, dy, add=lambda tree: tree):
+    found = []
+    for cell, p, d in zip(cells, params, dy):
+        y, saved = cell.forward(p, {"x": x, "mask": mask})
+        grads, dx = cell.backward(p, saved, d)
+        found.append((y, dx["x"], add(grads)))
+    return found
+
+expected = jax.jit(passes)(params, x, mask, dy)
+split, whole = P("batch"), P()
+mapped = jax.shard_map(
+    lambda *args: passes(*args, add=lambda grads: jax.lax.psum(grads, "batch")),
+    mesh=jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)),
+    in_specs=(whole, split, split, split),
+    out_specs=[(split, split, whole)] * 3,
+)
+got = jax.jit(mapped)(params, x, mask, dy)
+assert len(got[0][0].sharding.device_set) == 4
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), got, expected)
+print("same")
+"""
+
+
+def test_on_four_devices_each_walks_its_own_sequences() -> None:
+    """The states that the loops start from vary over the devices as the input does; `shard_map` asks."""
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == "same", run.stderr

@@ -35,6 +35,9 @@ WRONG = {
     'got "adma"; did you mean "adam"?',
     '[optimizer]\nname = "adam"\nmomentum = 0.9': "optimizer.momentum: unknown field; expected one of "
     "name, learning_rate, schedule, warmup, clip, b1, b2, epsilon",
+    '[train]\nloss = "squared_error"\nlabel_smoothing = 0.1': "train.label_smoothing: expected 0, since "
+    'train.loss is "squared_error" and not "cross_entropy", got 0.1',
+    "[train]\nlabel_smoothing = 1.0": "train.label_smoothing: expected a number >= 0 and < 1, got 1.0",
     "[optimizer]\nwarmup = 41": "optimizer.warmup: expected at most train.epochs = 40, got 41",
     "[data]\ntest_share = 1.5": "data.test_share: expected a number > 0 and < 1, got 1.5",
     '[data]\nname = "digit"': "data.name: expected one of digits, mnist, cifar, breast_cancer, diabetes, "

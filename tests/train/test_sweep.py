@@ -1,6 +1,10 @@
 """A sweep: every member is the network that would have been trained alone."""
 
+import contextlib
+import io
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,9 @@ from jaxbp import Chain, Dense, SoftmaxCrossEntropy, Tanh, make_epoch
 from jaxbp.cli import main
 from jaxbp.train import loop
 from jaxbp.train.config import Sweep, read_config
-from jaxbp.train.sweep import by_rate, make_sweep, run_sweep
+from jaxbp.train.progress import Reporter
+from jaxbp.train.report import read_metrics
+from jaxbp.train.sweep import by_rate, make_sweep, run_sweep, start_sweep
 from jaxbp.train.task import make_task
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -46,7 +52,7 @@ def test_a_sweep_from_a_config_equals_single_runs(small):
     config = read_config(small)
     both = msgspec.structs.replace(config, sweep=Sweep(seeds=(0, 5), learning_rates=(0.01, 0.03)))
     task = make_task(both)
-    outcome = run_sweep(both, task)
+    outcome = run_sweep(both, task, *start_sweep(both, task))
     assert outcome.members == [(0, 0.01), (5, 0.01), (0, 0.03), (5, 0.03)]
     assert outcome.history.shape == (4, 4, 3)
     for index in (1, 2):
@@ -66,11 +72,20 @@ def test_a_sweep_from_a_config_equals_single_runs(small):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_the_command_trains_all_and_keeps_the_best(tmp_path, small, capsys):
-    flags = ["--sweep.seeds", "0", "1", "--sweep.learning-rates", "0.001", "0.05", "--train.prove"]
-    assert main(["train", str(small), "--run.folder", str(tmp_path), *flags]) == 0
-    out = capsys.readouterr().out
-    path = tmp_path / "small"
+SWEEP = ["--sweep.seeds", "0", "1", "--sweep.learning-rates", "0.001", "0.05", "--train.prove"]
+
+
+@pytest.fixture(scope="module")
+def swept(small, tmp_path_factory):
+    """The folder of a sweep, and what the command said."""
+    folder, out = tmp_path_factory.mktemp("sweep"), io.StringIO()
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(out):
+        assert main(["train", str(small), "--run.folder", str(folder), *SWEEP]) == 0
+    return folder / "small", out.getvalue()
+
+
+def test_the_command_trains_all_and_keeps_the_best(swept, capsys):
+    path, out = swept
     found = json.loads((path / "summary.json").read_text())
     assert len(found["members"]) == 4
     best = max(found["members"], key=lambda m: (m["test_accuracy"], -m["test_loss"]))
@@ -84,8 +99,40 @@ def test_the_command_trains_all_and_keeps_the_best(tmp_path, small, capsys):
     assert f"accuracy {best['test_accuracy']:.2%}" in capsys.readouterr().out
     lines = (path / "metrics.jsonl").read_text().splitlines()
     assert [len(json.loads(line)["loss"]) for line in lines] == [4] * 4
-    assert main(["train", str(small), "--run.folder", str(tmp_path), *flags, "--resume"]) == 2
-    assert "a sweep cannot be resumed" in capsys.readouterr().err
+
+
+def test_a_sweep_that_was_stopped_ends_with_the_same_bits(tmp_path, small, swept, monkeypatch, capsys):
+    def interrupt(self, number, scores):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    paths, parts = (tmp_path / "small", swept[0]), ["train", str(small), *SWEEP]
+    parts += ["--run.folder", str(tmp_path)]
+    monkeypatch.setattr(Reporter, "members", interrupt)
+    assert main(parts) == 130
+    monkeypatch.undo()
+    assert "interrupted after 3 epochs; --resume goes on" in capsys.readouterr().out
+    assert main([*parts, "--resume"]) == 0
+    assert "resumed   after epoch 3" in capsys.readouterr().out
+    found, expected = (read_metrics(path / "metrics.jsonl") for path in paths)
+    for record in (*found, *expected):
+        del record["seconds"]
+    assert found == expected
+    assert [r["epoch"] for r in found] == [1, 2, 3, 4]
+    a, b = (json.loads((path / "summary.json").read_text()) for path in paths)
+    assert a["members"] == b["members"]
+    assert a["stopped"] == "epochs"
+    a, b = (load_file(path / "params.safetensors") for path in paths)
+    assert a.keys() == b.keys()
+    assert all((a[name] == b[name]).all() for name in a)
+    for flags, says in (
+        (["--resume"], "expected more than the 4 epochs already done, got 4"),
+        (["--resume", "--sweep.seeds", "0"], "other settings: sweep.seeds was (0, 1), is (0,)"),
+        (["--resume", "--optimizer.b1", "0.8"], "other settings: optimizer.b1 was 0.9, is 0.8"),
+        ([], "this run folder already exists"),
+    ):
+        assert main([*parts, *flags]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_rates_are_ranked_by_their_mean():
@@ -94,7 +141,7 @@ def test_rates_are_ranked_by_their_mean():
     history = np.zeros((4, 1, 3))
     history[:, 0, 2] = [0.9, 0.8, 0.95, 0.85]
     members = [(0, 0.1), (1, 0.1), (0, 0.2), (1, 0.2)]
-    rows = by_rate(SweepOutcome(members, history, (), "epochs", 1.0))
+    rows = by_rate(SweepOutcome(members, history, loop.State((), ()), "epochs", 1.0))
     assert [row[0] for row in rows] == [0.2, 0.1]
     assert rows[0][1:] == pytest.approx((0.9, 0.1 / 2**0.5, 2))
 

@@ -132,6 +132,13 @@ def test_what_does_not_go_together(tmp_path, config, flags, message, capsys):
     assert not (tmp_path / config).exists()
 
 
+def test_label_smoothing_is_that_of_the_loss(small):
+    config = read_config(small)
+    smooth = msgspec.structs.replace(config.train, label_smoothing=0.2)
+    found = [make_task(c).loss for c in (config, msgspec.structs.replace(config, train=smooth))]
+    assert found == [SoftmaxCrossEntropy(), SoftmaxCrossEntropy(label_smoothing=0.2)]
+
+
 def test_r_squared_over_several_outputs_in_chunks(monkeypatch):
     from jaxbp.train import task
 
