@@ -1,8 +1,8 @@
 """One contribution to a leaf that is turned, moved or incomplete, while the others are right.
 
 Where a leaf is used in several places its cotangent is a sum. The table of cut edges holds every term of
-it; the claim less the other terms is what was made of that one, and is looked at as a leaf is: transposed,
-reversed, moved along an axis, right in some rows only.
+it; the claim less the other terms is what was made of that one, and is looked at as a leaf is:
+transposed, reversed, moved along an axis, right in some rows only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def contribution(case: Case, i: int) -> Finding | None:
 
 
 def _terms(case: Case, found: Any, i: int) -> Any:
-    """`(operation, operand, the term at every point)`, one of those that are the same, downstream first."""
+    """`(operation, operand, term at every point)`, downstream first, one of those that are equal."""
     columns, shape = found.columns[i], case.true[i][0].shape
     scales = [
         float(np.max(np.abs(case.true[i][q]), initial=0.0)) or max(patterns.size(case.true[i])) or 1.0

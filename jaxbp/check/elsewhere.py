@@ -177,8 +177,9 @@ def _copy(j: int, k: int) -> Any:
 def updated(case: Case, i: int) -> Finding | None:
     """The gradient after a step `-η ∂L/∂p`, with `η` found by Gauss-Newton, the same at every point."""
     for j in range(len(case.paths)):
-        found = [_step_size(case, i, j, q) for q in range(min(2, len(case.points)))]
-        if all(eta is not None for eta in found) and np.ptp(found) <= 1e-3 * abs(found[0]):
+        steps = [_step_size(case, i, j, q) for q in range(min(2, len(case.points)))]
+        found = [eta for eta in steps if eta is not None]
+        if len(found) == len(steps) and np.ptp(found) <= 1e-3 * abs(found[0]):
             path, other = case.paths[i], case.paths[j]
             detail = (
                 f"{path} is the gradient at another point: where {other} has already been updated by "

@@ -53,7 +53,9 @@ def again(op: Op, operands: list[Any]) -> Any:
 def _plain(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
     params = op.params
     if wide and op.primitive.name in SCATTERS:
-        kept = {k: params[k] for k in ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")}
+        kept = {
+            k: params[k] for k in ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+        }
         return [SCATTERS[op.primitive.name](*operands, **kept)]  # `update_jaxpr` has the traced dtype
     if wide and op.primitive.name in REINTERPRETED:
         operands = _narrow(op, operands)

@@ -1,9 +1,10 @@
 """Slips in a derivation on paper: one factor, one sum or one term of a coupled stretch's formula.
 
-`regions.py` gives the formula `du = d ∘ g + Σ outer ∘ S(inner ∘ g)` of a softmax or a norm. What is written
-down and typed in is such a formula in named values (`p`, `x̂`, `1/σ`), and the slips are those of paper:
-a factor forgotten, on one side of the sum or in one term only; another value in its place (`x` for `x̂`);
-a mean for a sum; a sum along another axis; a term lost. Each is a guess: arrays for one compiled program.
+`regions.py` gives the formula `du = d ∘ g + Σ outer ∘ S(inner ∘ g)` of a softmax or a norm. What is
+written down and typed in is such a formula in named values (`p`, `x̂`, `1/σ`), and the slips are those of
+paper: a factor forgotten, on one side of the sum or in one term only; another value in its place (`x` for
+`x̂`); a mean for a sum; a sum along another axis; a term lost. Each is a guess: arrays for one compiled
+program.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from jaxbp.check import regions
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again
-from jaxbp.check.operations import Constant, Op
+from jaxbp.check.operations import Constant
 from jaxbp.check.regions import Region, ratio_along
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
@@ -49,8 +50,8 @@ class Slip(Guess):
         also = f", in {places} places of that line" if places > 1 else ""
         axes = f"axis {list(region.axes)}"
         detail = (
-            f"{names}: from `{op.name}` {at(op)} back to {start}{also}, the error goes along each entry's "
-            f"own path and along a sum over {axes}; {self.words}"
+            f"{names}: from `{op.name}` {at(op)} back to {start}{also}, the error goes along each "
+            f"entry's own path and along a sum over {axes}; {self.words}"
         )
         evidence = {
             "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name
@@ -86,7 +87,7 @@ class _Writer:
         self.known = known
 
     def parts(self, env: Values) -> Parts:
-        """`d`, `inner`, `outer`, … at a point, in the full shape; NaN where it has not this form there."""
+        """`d`, `inner`, `outer`, … at a point, in the full shape; NaN where it has another form there."""
         formula = self.region.formula(env)
         if formula is None or len(formula[1]) != self.count:
             return [np.full(self.full, np.nan)] * (1 + 2 * self.count)
@@ -128,7 +129,7 @@ class _Writer:
     # --- where in the formula
 
     def _places(self) -> Iterator[tuple[list[int], str]]:
-        """Which parts, and what to call them. Part 0 is `d`; 1 + 2t is term t's inner, 2 + 2t its outer."""
+        """Which parts, and what to call them. Part 0 is `d`; term t has inner 1 + 2t and outer 2 + 2t."""
         terms = range(self.count)
         inner, outer = [1 + 2 * t for t in terms], [2 + 2 * t for t in terms]
         for t in terms:
@@ -148,10 +149,17 @@ class _Writer:
 
     def _numbers(self) -> Iterator[Slip]:
         n = int(np.prod([self.region.shape[a] for a in self.region.axes]))
-        scales = {float(n): "the number of entries", 1.0 / n: "1 / the number of entries", 2.0: "2", 0.5: "½"}
+        scales = {
+            float(n): "the number of entries",
+            1.0 / n: "1 / the number of entries",
+            2.0: "2",
+            0.5: "½",
+        }
         if n > 1:
             scales |= {n / (n - 1): "n/(n - 1)", (n - 1) / n: "(n - 1)/n"}
-        terms = [(f"the path through `{op.name}` {at(op)}", [2 + 2 * t]) for t, op in enumerate(self.sums)]
+        terms = [
+            (f"the path through `{op.name}` {at(op)}", [2 + 2 * t]) for t, op in enumerate(self.sums)
+        ]
         if self.count > 1:
             terms.append(("every path through a sum", [2 + 2 * t for t in range(self.count)]))
         if not self.plain:
@@ -172,9 +180,7 @@ class _Writer:
                 cause = "missing-rows" if mask else "scale"
                 out = _times(where, lambda env, v=value: 1 / v(env))
                 yield self._slip(cause, f"{place}, {name} is left out", out)
-                yield self._slip(
-                    cause, f"{place}, {name} is put in once too often", _times(where, value)
-                )
+                yield self._slip(cause, f"{place}, {name} is put in once too often", _times(where, value))
 
     def _values_exchanged(self) -> Iterator[Slip]:
         """Another value in the place of one that a part is proportional to."""
@@ -210,12 +216,12 @@ class _Writer:
                 cause, words = "extra-path", "the sum runs along further axes"
             if not axes:
                 cause, words = "missing-path", "there is no sum: every entry's own term stands for all"
-            ways = itertools.product(*options, dict.fromkeys((1.0, n[own] / n[axes])))
-            for way, (*chosen, factor) in enumerate(ways):
+            ways = itertools.product(itertools.product(*options), dict.fromkeys((1.0, n[own] / n[axes])))
+            for way, (chosen, factor) in enumerate(ways):
                 yield self._slip(cause, words, self._inner_as(chosen, factor), axes, way)
 
     def _as_inner(self, first: Parts, t: int) -> list[Factor]:
-        """What the part under the sum may have been written as, but for what is the same along the axes."""
+        """How the part under the sum may have been written, up to what is the same along the axes."""
         inner = first[1 + 2 * t]
         fits: list[Factor] = [
             value
@@ -228,7 +234,7 @@ class _Writer:
         fits.append(lambda env: self.parts(env)[1 + 2 * t])
         return fits[:4]
 
-    def _inner_as(self, chosen: list[Factor], factor: float) -> Callable[[Parts, Values], Parts]:
+    def _inner_as(self, chosen: tuple[Factor, ...], factor: float) -> Callable[[Parts, Values], Parts]:
         def change(parts: Parts, env: Values) -> Parts:
             made = [parts[0]]
             for t, value in enumerate(chosen):
@@ -255,7 +261,7 @@ class _Writer:
         return change
 
     def _of_softmax(self, t: int) -> Iterator[Slip]:
-        """In the place of a softmax: one along another axis, exp without a sum, the largest entry alone."""
+        """In a softmax's place: one along another axis, exp without a sum, the largest entry alone."""
         u = _exponent(self.region, self.known)
         if u is None or np.shape(self.known[u]) != self.full:
             return

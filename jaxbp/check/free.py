@@ -102,16 +102,14 @@ def _value(op: Op, k: int, known: dict[int, np.ndarray]) -> np.ndarray | None:
 
 
 def _slope(op: Op, k: int, known: dict[int, np.ndarray]) -> np.ndarray | None:
-    """The right slopes of an elementwise operation; of a bend they are taken as 1, to be compared with nothing."""
+    """The right slopes of a product or quotient; 1 for a bend, whose slopes are compared with nothing."""
     if op.primitive.name not in ("mul", "div"):
         return np.ones(op.out_avals[0].shape)
     a, b = _value(op, 0, known), _value(op, 1, known)
     if a is None or b is None:
         return None
-    if op.primitive.name == "mul":
-        slope = b if k == 0 else a
-    else:
-        slope = 1 / b if k == 0 else -a / b**2
+    of_product, of_quotient = (b, a), (1 / b, -a / b**2)
+    slope = (of_product if op.primitive.name == "mul" else of_quotient)[k]
     return np.broadcast_to(slope, op.out_avals[0].shape)
 
 
@@ -140,7 +138,9 @@ def _solve(
     if not np.max(np.abs(made), initial=0.0) < 1e20:
         return None
     matrix, rest = (made[1:] - made[0]).T, claim - made[0]
-    rank = int(np.linalg.matrix_rank(matrix, tol=1e-9 * float(np.max(np.abs(matrix), initial=0.0) or 1.0)))
+    rank = int(
+        np.linalg.matrix_rank(matrix, tol=1e-9 * float(np.max(np.abs(matrix), initial=0.0) or 1.0))
+    )
     touched = int(np.sum(np.max(np.abs(matrix), axis=1, initial=0.0) > 0))
     if rank == 0 or touched < SPARE * rank or touched < rank + 2:
         return None
@@ -179,8 +179,8 @@ def _finding(
     }  # fmt: skip
     if op.primitive.name not in PRODUCTS:
         detail = (
-            f"{names}: the derivative of `{op.within or op.name}` {at(op)} is another function's: by least "
-            f"squares its slopes are {_some(solved)}, the same for every cotangent.{still}"
+            f"{names}: the derivative of `{op.within or op.name}` {at(op)} is another function's: by "
+            f"least squares its slopes are {_some(solved)}, the same for every cotangent.{still}"
         )
         return Finding(names, "stale" if old else "wrong-activation", detail, evidence)
     what = f"the factor beside {role(op, k)} {at(op)}, {origin_of(case, sites, op, 1 - k)},"
@@ -191,8 +191,8 @@ def _finding(
     if known is not None:
         return Finding(names, known.cause, f"{names}: in the backward pass {known.detail}", evidence)
     detail = (
-        f"{names}: in the backward pass another array stands in the place of {what[:-1]}: by least squares "
-        f"{_some(solved)}, where {_some(right)} belongs.{still}"
+        f"{names}: in the backward pass another array stands in the place of {what[:-1]}: by least "
+        f"squares {_some(solved)}, where {_some(right)} belongs.{still}"
     )
     return Finding(names, "stale" if old else "wrong-point", detail, evidence)
 

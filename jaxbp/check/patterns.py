@@ -173,7 +173,7 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
                 yield "transpose", words, lambda t, a=a, b=b: _refilled(t, a, b)
     for axis in range(rank):
         if shape[axis] > 2:
-            words = f"runs the wrong way along axis [{axis}], but for its first entry: it is reversed in a circle"
+            words = f"runs the wrong way along axis [{axis}] after its first entry: reversed in a circle"
             yield "flip", words, lambda t, a=axis: np.roll(np.flip(t, a), 1, a)
         for count in range(2, shape[axis] // 2 + 1):
             if shape[axis] % count == 0:

@@ -124,9 +124,7 @@ def _allowed(op: Op) -> bool:
     return len(op.outputs) == 1 and (is_elementwise(op) or name in SUMS or name in MOVES)
 
 
-def _from(
-    sites: Sites, scope: Scope, start: int, shape: tuple[int, ...], depth: int
-) -> list[Region]:
+def _from(sites: Sites, scope: Scope, start: int, shape: tuple[int, ...], depth: int) -> list[Region]:
     """The coupled stretches from `start` to where a sum meets the entries, and to where they are used."""
     inside: dict[int, Op | None] = {start: None}
     coupled: set[int] = set()

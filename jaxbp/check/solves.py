@@ -1,9 +1,9 @@
 """Linear systems differentiated with the wrong matrix, or with another vector.
 
-For `A x = b` the error `g` at `x` becomes `λ = A⁻ᵀ g`, which is the cotangent of `b`, and `-λ xᵀ`, that of
-`A`. The slips: solving with `A` once more where its transpose belongs (or not at all), `b` where `x`
-belongs, the product transposed, the other triangle of a triangular `A` let in. The inverse is the solution
-for `b = 1`.
+For `A x = b` the error `g` at `x` becomes `λ = A⁻ᵀ g`, which is the cotangent of `b`; that of `A` is
+`-λ xᵀ`. The slips: solving with `A` once more where its transpose belongs (or not at all), `b` where `x`
+belongs, the product transposed, the other triangle of a triangular `A` let in. The inverse is the
+solution for `b = 1`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def solves(sites: Sites) -> Iterator[Instead]:
             continue
         if op.in_avals[0].ndim != 2 or len(op.outputs) != 1 or op.out_avals[0].ndim > 2:
             continue
-        if op.primitive.name == "custom_linear_solve" and op.in_avals[0].shape[0] != op.in_avals[0].shape[1]:
+        if (
+            op.primitive.name == "custom_linear_solve"
+            and op.in_avals[0].shape[0] != op.in_avals[0].shape[1]
+        ):
             continue
         yield from _of_both(op)
         if sites.is_live(op, 0):
@@ -63,7 +66,10 @@ def _of_the_matrix(op: Op) -> Iterator[Instead]:
         "xᵀ": "with the solution transposed",
     }
     for which, vector, turned in itertools.product(MATRICES, vectors, (False, True)):
-        parts = [f"in the cotangent of the matrix {SAID[which]}" if which in SAID else "", vectors[vector]]
+        parts = [
+            f"in the cotangent of the matrix {SAID[which]}" if which in SAID else "",
+            vectors[vector],
+        ]
         parts.append("with the product for the matrix transposed" if turned else "")
         said = ", ".join(part for part in parts if part)
         if not said:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check import coupled, formulas, patterns, products, recompute, stretches
+from jaxbp.check import coupled, formulas, handed_on, patterns, products, recompute, stretches
 from jaxbp.check.edits import Edge, Edited
+from jaxbp.check.moves import moves
 from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
+from jaxbp.check.selections import selections
 from jaxbp.check.sites import Sites
 from jaxbp.check.solves import solves
 from jaxbp.check.together import Together, alike, same_line
@@ -189,16 +191,17 @@ def _build(case: Case, kind: str) -> Table | None:
     if kind == "coupled":
         others = [
             *coupled.own_entries(sites),
-            *coupled.masks_and_orders(sites),
+            *selections(sites),
+            *moves(sites),
             *solves(sites),
         ]
         return _switched(case, sites, at, others, Edited(case.oracle, others=others))
     if kind == "exchanged":
-        pairs = coupled.exchanged(sites)
+        pairs = handed_on.exchanged(sites)
         parts = [part for pair in pairs for part in pair.parts]
         return _switched(case, sites, at, parts, Edited(case.oracle, others=parts), pairs)
     if kind == "halves":
-        others = list(coupled.half_handed_on(sites))
+        others = list(handed_on.half_handed_on(sites))
         return _switched(case, sites, at, others, Edited(case.oracle, others=others))
     changes = recompute.bypasses(sites)
     return _switched(case, sites, [telling(case)], changes, Edited(case.oracle, changes=changes))

@@ -69,7 +69,9 @@ def alike(guesses: list[Any]) -> list[Together]:
             for way in getattr(guess, "ways", (0,)):
                 groups.setdefault((*key, way), []).append(guess)
     one_each = [
-        g for g in groups.values() if len({id(getattr(guess, "slot", guess)) for guess in g}) == len(g) > 1
+        g
+        for g in groups.values()
+        if len({id(getattr(guess, "slot", guess)) for guess in g}) == len(g) > 1
     ]
     return _distinct(one_each)
 

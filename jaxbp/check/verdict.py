@@ -72,7 +72,7 @@ class Verdicts:
         return any(not errors[q] <= 200 * self.spread(q, i) for q in bad)
 
     def _allowed(self, i: int, q: int) -> float:
-        """The tolerance at a point; away from the given arguments a series may be cut off as the dtype allows."""
+        """The tolerance at a point; away from the given ones a series may end where the dtype does."""
         near = self.check.points[q].leaves[i] is self.check.points[0].leaves[i] or q == 0
         eps = noise.epsilon(self.check.target.leaves[i].dtype)
         return self.tolerance(i) if near else max(self.tolerance(i), min(32 * eps, 1e-5))

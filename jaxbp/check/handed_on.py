@@ -1,0 +1,148 @@
+"""Errors that are handed on to the wrong value, or only in part.
+
+Where two values look alike (`q` and `k`, two gates, two halves of a split) their errors get exchanged;
+where a value has several uses, one use's error is forgotten on one of the ways on from there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import again
+from jaxbp.check.operations import Constant, Op, Scope, widen
+from jaxbp.check.sites import Sites
+from jaxbp.check.together import Together
+
+LONGEST = 8  # steps in which a value is computed ahead of its time
+MOST_HALVES = 60
+MOST_PAIRS = 24
+
+
+def exchanged(sites: Sites) -> list[Together]:
+    """The errors of two values of the same shape in each other's place: q and k, two gates, two halves.
+
+    Where a loop is unrolled, those of all its turns at once.
+    """
+    found: list[Together] = []
+    for scope in sites.scopes:
+        for first, second in _pairs(sites, scope):
+            parts = [
+                Instead(op, k, _with_error_of(sites, op, k, other), "swapped", "")
+                for one, other in zip((*first, *second), (*second, *first), strict=True)
+                for op in scope.ops
+                for k, v in enumerate(op.inputs)
+                if v == one and len(op.outputs) == 1
+            ]
+            if parts and len(found) < MOST_PAIRS:
+                text = f"{sites.describe(first[0])} and {sites.describe(second[0])}"
+                found.append(Together(parts, text=text))
+    return found
+
+
+def _with_error_of(sites: Sites, op: Op, k: int, other: int) -> Any:
+    """The operation with its operand `k` in value, and the other value in what is differentiated."""
+    still = jax.lax.stop_gradient
+
+    def value(env: dict, v: Any, depth: int = LONGEST) -> Any:
+        """A value, computed ahead of its time where it does not exist yet."""
+        if isinstance(v, Constant):
+            return widen(v.value)
+        if v in env or depth == 0:
+            return env[v]
+        maker = sites.producer[v]
+        made = again(maker, [value(env, u, depth - 1) for u in maker.inputs])
+        return made if maker.outputs[0] == v else env[v]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [still(v) for v in inputs]
+        try:
+            moving = value(env, other)
+        except KeyError:
+            return results[0]
+        operands[k] = still(inputs[k]) + moving - still(moving)
+        return again(op, operands)
+
+    return make
+
+
+def _pairs(sites: Sites, scope: Scope) -> Iterator[tuple[list[int], list[int]]]:
+    """Two lists of values that somebody may have exchanged; as long as a loop in Python has turns."""
+    kinds: dict[Any, list[int]] = {}
+    lines: dict[Any, list[int]] = {}
+    for op in scope.ops:
+        name = op.primitive.name
+        for n, o in enumerate(op.outputs):
+            if o not in sites.live or not sites.shape[o]:
+                continue
+            place = (sites.shape[o], op.place.file, op.place.line, name, n)
+            if name in ("slice", "split", "dot_general"):
+                weights = (
+                    tuple(v for v in op.inputs if v in scope.inputs) if name == "dot_general" else ()
+                )
+                start = str(op.params.get("start_indices"))
+                kinds.setdefault((sites.shape[o], (*place, start, weights)), []).append(o)
+            elif name in ("add", "mul", "sub", "reshape", "transpose", "squeeze"):
+                lines.setdefault(place, []).append(o)
+    for (first, a), (second, b) in itertools.combinations(kinds.items(), 2):
+        if first[0] == second[0] and len(a) == len(b):
+            yield a, b
+    for values in lines.values():
+        for m in (2, 3, 4):
+            if len(values) % m == 0:
+                yield from itertools.combinations([values[n::m] for n in range(m)], 2)
+
+
+def half_handed_on(sites: Sites) -> Iterator[Instead]:
+    """A value with several uses, of which one use's error goes on to one operand alone.
+
+    Errors from all uses have to be added up before they go on; who goes on with one of them, or with the
+    sum as it was before, has the right cotangent on one way and the wrong one on another.
+    """
+    for scope in sites.scopes:
+        uses = [(op, k, v) for op in scope.ops for k, v in enumerate(op.inputs) if sites.is_live(op, k)]
+        counts = Counter(v for _, _, v in uses)
+        counts.update(v for v in scope.outputs if isinstance(v, int))
+        made = 0
+        for op, k, v in uses[::-1]:
+            maker = sites.producer.get(v)
+            if maker is None or counts[v] < 2 or maker.kind != "plain" or len(maker.outputs) != 1:
+                continue
+            live = [n for n in range(len(maker.inputs)) if sites.is_live(maker, n)]
+            if len(live) < 2 or op.kind != "plain" or len(op.outputs) != 1 or made >= MOST_HALVES:
+                continue
+            for n in live:
+                made += 1
+                words = f"not handed on to operand {n} of `{maker.name}`, from which that value comes"
+                yield Instead(op, k, _without(op, k, [(maker, n)]), "half", words)
+                inner = sites.producer.get(maker.inputs[n])
+                if inner is None or inner.kind != "plain" or counts[maker.inputs[n]] > 1:
+                    continue
+                deeper = [m for m in range(len(inner.inputs)) if sites.is_live(inner, m)]
+                for m in deeper if len(deeper) > 1 and len(inner.outputs) == 1 else ():
+                    words = f"not handed on to operand {m} of `{inner.name}`, from which that value comes"
+                    yield Instead(op, k, _without(op, k, [(maker, n), (inner, m)]), "half", words)
+
+
+def _without(op: Op, k: int, chain: list[tuple[Op, int]]) -> Any:
+    """The operation, with operand `k` depending on all that it is made of but the end of the chain."""
+    still = jax.lax.stop_gradient
+
+    def rebuilt(env: dict, at: int) -> Any:
+        maker, n = chain[at]
+        parts = [widen(v.value) if isinstance(v, Constant) else env[v] for v in maker.inputs]
+        last = at + 1 == len(chain)
+        parts[n] = still(parts[n]) if last else rebuilt(env, at + 1)
+        return again(maker, parts)
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        operands = [still(x) for x in inputs]
+        operands[k] = rebuilt(env, 0)
+        return again(op, operands)
+
+    return make

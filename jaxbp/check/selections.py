@@ -1,0 +1,112 @@
+"""Operations that choose (masks, maxima, look-ups, stops), and errors that do not choose alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import again
+from jaxbp.check.operations import Op
+from jaxbp.check.sites import Sites
+
+MOST_LOOKUPS = 512
+MOST_OTHERS = 4
+
+
+def selections(sites: Sites) -> Iterator[Instead]:
+    """Masks left out, maxima whose error goes everywhere, sums overwritten, stops not looked at."""
+    for op in sites.ops():
+        name, live = op.primitive.name, [k for k in range(len(op.inputs)) if sites.is_live(op, k)]
+        if name == "stop_gradient" and live:
+            words = "let through, where the function stops it"
+            yield Instead(op, 0, lambda x, y, env, given: x[0], "extra-path", words)
+        if name == "select_n":
+            for k in live:
+                if op.in_avals[k].shape == op.out_avals[0].shape:
+                    words = "left out of the backward pass"
+                    yield Instead(op, k, lambda x, y, env, given, k=k: x[k], "mask", words)
+        if name in ("max", "min") and live == [0, 1]:
+            words = "not asked: the error goes to both operands"
+            yield Instead(op, -1, lambda x, y, env, given: x[0] + x[1], "mask", words)
+        if name in ("reduce_max", "reduce_min") and live:
+            yield from _reductions(op)
+        if name in ("reduce_window_max", "reduce_window_min") and live:
+            yield from _windows(op)
+        if name == "gather" and 0 in live:
+            yield from _overwritten(op)
+        if name in ("gather", "scatter-add"):
+            yield from _other_indices(sites, op)
+
+
+def _reductions(op: Op) -> Iterator[Instead]:
+    axes = tuple(op.params["axes"])
+    for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
+        make = lambda x, y, env, given, f=combine: f(x[0], axis=axes)  # noqa: E731
+        yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _windows(op: Op) -> Iterator[Instead]:
+    """A pooled maximum whose error goes to the whole window."""
+    p = op.params
+    window = (p["window_dimensions"], p["window_strides"], p["padding"], p["base_dilation"])
+    size = prod(p["window_dimensions"])
+
+    def total(x: Any) -> Any:
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, *window, p["window_dilation"])
+
+    for words, share in (("of the sum over the window", 1.0), ("of the mean over the window", 1 / size)):
+        make = lambda x, y, env, given, k=share: k * total(x[0])  # noqa: E731
+        yield Instead(op, 0, make, "wrong-activation", words)
+
+
+def _other_indices(sites: Sites, op: Op) -> Iterator[Instead]:
+    """Errors looked up, or added up, at the places of another look-up."""
+    k = 2 if op.primitive.name == "scatter-add" else 0
+    shape = op.in_avals[1].shape
+    others = [
+        one.inputs[1]
+        for one in sites.home[id(op)].ops
+        if one.primitive.name in ("gather", "scatter-add")
+        and one.in_avals[1].shape == shape
+        and isinstance(one.inputs[1], int)
+        and one.inputs[1] != op.inputs[1]
+    ]
+    for v in list(dict.fromkeys(others))[:MOST_OTHERS]:
+
+        def make(x: Any, y: Any, env: dict, given: Any, v: int = v) -> Any:
+            if v not in env:
+                return y[0]
+            return again(op, [x[0], env[v], *x[2:]])
+
+        words = "taken at the places of another look-up"
+        if sites.is_live(op, k):
+            yield Instead(op, k, make, "wrong-point", words)
+
+
+def _overwritten(op: Op) -> Iterator[Instead]:
+    """What is looked up more than once, with one error in the place of the sum of all."""
+    shape = op.in_avals[1].shape
+    count = prod(shape[:-1])
+    if not 1 < count <= MOST_LOOKUPS:
+        return
+    across = op.params["dimension_numbers"].offset_dims
+    batch = [n for a, n in enumerate(op.out_avals[0].shape) if a not in across]
+    if prod(batch) != count:
+        return
+    spread = [1 if a in across else n for a, n in enumerate(op.out_avals[0].shape)]
+    for words, later in (("last", True), ("first", False)):
+
+        def make(x: Any, y: Any, env: dict, given: Any, later: bool = later) -> Any:
+            ids = jnp.asarray(x[1]).reshape(count, -1)
+            same = jnp.all(ids[:, None] == ids[None], -1)
+            other = jnp.triu(same, 1) if later else jnp.tril(same, -1)
+            alone = ~jnp.any(other, 1)
+            return again(op, x) * alone.reshape(spread)
+
+        said = f"that of the {words} of several that look up the same entry: overwritten, not added up"
+        yield Instead(op, 0, make, "missing-sum", said)
