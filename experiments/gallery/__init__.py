@@ -9,18 +9,20 @@ from experiments.gallery import (
     blocks,
     convolution,
     dense,
+    formulas,
     losses,
     norms,
     recurrence,
     science,
     sequences,
+    systems,
     tables,
 )
 from experiments.gallery.common import Exhibit
 
 FAMILIES = (
     dense, activations, norms, losses, attention, convolution, recurrence, tables, science,
-    blocks, sequences,
+    blocks, sequences, formulas, systems,
 )  # fmt: skip
 
 

@@ -156,7 +156,10 @@ def messages_hand(x: Any, w: Any, dy: Any, add: bool = True) -> Any:
 
 def _messages() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
-        "errors overwrite each other": (lambda *a: messages_hand(*a, add=False), ("missing-rows",)),
+        "errors overwrite each other": (
+            lambda *a: messages_hand(*a, add=False),
+            ("missing-sum", "missing-rows"),
+        ),
     }
     return Exhibit("messages", messages, (normal(4, 3), normal(3, 5)), messages_hand, faults)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Arrays = list[np.ndarray]
 Change = Callable[[list[Any]], list[Any]]
 LONGEST = 64
+MOST_BLOCKS = 8
 
 
 def by_cotangent(case: Case, i: int) -> Finding | None:
@@ -220,17 +221,39 @@ def _moves(axis: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndar
         yield f"moved round by {step}", "missing-rows", lambda d, s=step: np.roll(d, s, axis)
 
 
+def _block_moves(axis: int, size: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
+    """What a kernel does that is given the wrong block."""
+    for count in range(2, min(size // 2, MOST_BLOCKS) + 1):
+        if size % count:
+            continue
+
+        def arranged(d: np.ndarray, order: list[int], count: int = count) -> np.ndarray:
+            parts = np.split(d, count, axis)
+            return np.concatenate([parts[n] for n in order], axis)
+
+        blocks = f"in {count} blocks, "
+        backwards = list(range(count))[::-1]
+        yield blocks + "the last first", "flip", lambda d, o=backwards, f=arranged: f(d, o)
+        for n in (0, count - 1):
+            words = blocks + f"block {n} in the place of all"
+            yield words, "missing-rows", lambda d, o=[n] * count, f=arranged: f(d, o)
+        for step in (1, -1):
+            order = [(n + step) % count for n in range(count)]
+            words = blocks + f"each in the place of the one {'before' if step > 0 else 'after'}"
+            yield words, "missing-rows", lambda d, o=order, f=arranged: f(d, o)
+
+
 def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:
     """The cotangent moved along an axis; reversed, the result may be reversed again."""
     shape, path = np.shape(case.points[0][1][k]), case.paths[i]
-    for words, cause, turn in _moves(axis):
+    for words, cause, turn in (*_moves(axis), *_block_moves(axis, shape[axis])):
         if not case.affords(len(case.points)):
             return None
         made = _gradients(case, i, _one(k, turn))
         if matches(case.got[i], made, case.tolerance[i]):
             detail = f"{path} uses the cotangent {words} along axis {axis} of {list(shape)}"
             return Finding(path, cause, detail, {"axis": axis})
-        if cause == "flip":
+        if words == "reversed":
             for back in range(made[0].ndim):
                 turned = [np.flip(m, back) for m in made]
                 if made[0].shape[back] == shape[axis] and matches(case.got[i], turned, case.tolerance[i]):

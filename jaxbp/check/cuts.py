@@ -16,7 +16,6 @@ import numpy as np
 from jaxbp.check import words
 from jaxbp.check.edits import Edge
 from jaxbp.check.formulas import Slip
-from jaxbp.check.free import another_array
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
 from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
@@ -48,8 +47,7 @@ def explain(case: Case, group: list[int], alone: bool = False) -> Finding | None
     if finding:
         return finding
     edges = table(case, "edges")
-    finding = _several(case, edges, group, inside) if edges else None
-    return finding or another_array(case, group, inside)
+    return _several(case, edges, group, inside) if edges else None
 
 
 def _select(case: Case, found: Table, inside: list[int]) -> tuple[np.ndarray, np.ndarray, float]:

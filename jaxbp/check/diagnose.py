@@ -11,6 +11,7 @@ from jaxbp.check.arriving import by_cotangent
 from jaxbp.check.contributions import contribution
 from jaxbp.check.diagonal import diagonal
 from jaxbp.check.elsewhere import elsewhere
+from jaxbp.check.free import another_array
 from jaxbp.check.local import local
 from jaxbp.check.report import Finding
 from jaxbp.check.table import gap
@@ -60,16 +61,22 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
         if part:
             found.update(dict.fromkeys(open_, part))
             return
-    for i in open_:
-        found[i] = (
+    for i in list(open_):
+        finding = (
             (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
             or diagonal(case, i)
             or contribution(case, i)
             or elsewhere(case, i)
             or partly(case, i)
             or local(case, i)
-            or unknown(case, i)
         )
+        if finding is not None:
+            found[i] = finding
+            open_.remove(i)
+    array = another_array(case, open_) if open_ else None
+    for i in open_:
+        alone = another_array(case, [i]) if array is None and len(open_) > 1 else None
+        found[i] = array or alone or unknown(case, i)
 
 
 def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:

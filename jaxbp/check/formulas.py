@@ -179,8 +179,12 @@ class _Writer:
             for name, value, mask in self.factors:
                 cause = "missing-rows" if mask else "scale"
                 out = _times(where, lambda env, v=value: 1 / v(env))
-                yield self._slip(cause, f"{place}, {name} is left out", out)
-                yield self._slip(cause, f"{place}, {name} is put in once too often", _times(where, value))
+                yield self._slip(cause, f"{place}, {name} is left out, or divided by once too often", out)
+                yield self._slip(
+                    cause,
+                    f"{place}, {name} is a factor too many, or is not divided by",
+                    _times(where, value),
+                )
 
     def _values_exchanged(self) -> Iterator[Slip]:
         """Another value in the place of one that a part is proportional to."""
@@ -215,7 +219,11 @@ class _Writer:
             if len(axes) > len(own):
                 cause, words = "extra-path", "the sum runs along further axes"
             if not axes:
-                cause, words = "missing-path", "there is no sum: every entry's own term stands for all"
+                cause = "missing-path"
+                words = (
+                    "the contributions of the other outputs are missing: the off-diagonal of the "
+                    "Jacobian is dropped, every entry's own term stands for the sum"
+                )
             ways = itertools.product(itertools.product(*options), dict.fromkeys((1.0, n[own] / n[axes])))
             for way, (chosen, factor) in enumerate(ways):
                 yield self._slip(cause, words, self._inner_as(chosen, factor), axes, way)

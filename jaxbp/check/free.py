@@ -23,7 +23,7 @@ from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import UNARY, Sites
-from jaxbp.check.table import claimed, columns, effects, points, recorded, sites_of
+from jaxbp.check.table import claimed, columns, effects, points, recorded, sites_of, usable
 from jaxbp.check.words import at, origin_of, role, source
 
 if TYPE_CHECKING:
@@ -36,8 +36,15 @@ SPARE = 1.5  # equations for an unknown, at least
 PRODUCTS = ("dot_general", "conv_general_dilated", "mul", "div")
 
 
-def another_array(case: Case, group: list[int], inside: list[int]) -> Finding | None:
-    """One product, or one bend, with another array in the place of the factor or the slopes."""
+def another_array(case: Case, group: list[int]) -> Finding | None:
+    """One product, or one bend, with another array in the place of the factor or the slopes.
+
+    It has to explain all leaves where `group` are all that are wrong, or else those of the group.
+    """
+    can = usable(case)
+    if not set(group) <= set(can):
+        return None
+    inside = can if set(group) == set(case.wrong) else group
     if case.oracle.method != "reverse" or not _two_cotangents(case):
         return None
     sites, known = sites_of(case), recorded(case)
@@ -45,8 +52,9 @@ def another_array(case: Case, group: list[int], inside: list[int]) -> Finding | 
         return None
     limit = case.used + SHARE * (case.budget - case.used)
     claim = claimed(case, [0, 1])[np.concatenate([columns(case, [0, 1])[i] for i in inside])]
-    if not np.all(np.isfinite(claim)):
-        return None
+    wrong = float(np.max(np.abs(claim), initial=0.0))
+    if not np.isfinite(wrong) or wrong <= 10 * max(case.tolerance[i] for i in inside):
+        return None  # right at these arguments: whatever is wrong is elsewhere
     for n, (op, k, slot, right) in enumerate(_all(case, sites, known[0])[0]):
         if case.used + 2 * right.size > limit:
             case.cut_short = True
@@ -188,7 +196,7 @@ def _finding(
         paths=[what], got=[[solved]], true=[[right]], tolerance=[1e-5], points=[case.points[0]]
     )
     known = patterns.turned(part, 0, every=True) or patterns.sliced(part, 0)
-    if known is not None:
+    if known is not None and known.cause != "scale":
         return Finding(names, known.cause, f"{names}: in the backward pass {known.detail}", evidence)
     detail = (
         f"{names}: in the backward pass another array stands in the place of {what[:-1]}: by least "

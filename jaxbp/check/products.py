@@ -48,10 +48,11 @@ def _value(op: Op, k: int, known: Values) -> np.ndarray | None:
 
 def _others(sites: Sites, op: Op, shape: tuple[int, ...], known: Values) -> list[tuple[int, str, str]]:
     """`(value, cause, words)` for values of this shape in the same scope."""
-    scope = sites.home[id(op)]
+    scope, here = sites.home[id(op)], sites.rank[id(op)]
     later = _carried(scope, sites.holder[id(op)], op.inputs)
     found = []
-    for v in dict.fromkeys((*scope.inputs, *(o for p in scope.ops for o in p.outputs))):
+    near = sorted(scope.ops, key=lambda p: abs(sites.rank[id(p)] - here))
+    for v in dict.fromkeys((*scope.inputs, *(o for p in near for o in p.outputs))):
         if v in op.inputs or v not in known or sites.shape.get(v) != shape or not sites.floating(v):
             continue
         if v in later:

@@ -84,7 +84,14 @@ def constants(sites: Sites) -> list[Change]:
                 if np.isfinite(number):
                     cause = "wrong-activation" if _bends(sites, op) else _cause(op)
                     found.append(Change(op, _moved(op, k, v), cause, "", k, free=number))
+        if op.outputs[0] in leading and op.primitive.name == "convert_element_type":
+            found.append(Change(op, _plus, "wrong-point", "added to the fixed array", free=0.0))
     return found[:MOST]
+
+
+def _plus(operands: list[Any], result: Any, weight: Any) -> Any:
+    """A fixed array, all of it moved by the same number: positions that are counted from 1."""
+    return result + weight.astype(result.dtype)
 
 
 def _leading(sites: Sites) -> set[int]:

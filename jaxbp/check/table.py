@@ -142,7 +142,10 @@ def effects(
         with float64():
             runs.append(edited.run(thetas, *case.points[q], given))
     count = len(runs[0][0]) if runs else 0
-    made = [difference(case, at, [[leaf[n] for leaf in run] for run in runs]) for n in range(count)]
+    made = [
+        difference(case, at, [[np.asarray(leaf[n]) for leaf in run] for run in runs])
+        for n in range(count)
+    ]
     return np.nan_to_num(np.stack(made), nan=1e30, posinf=1e30, neginf=-1e30)
 
 

@@ -189,6 +189,8 @@ def number(sites: Sites, chosen: list[Any], value: float, names: str) -> Finding
     detail = (
         f"{names}: this is the gradient with {value:.6g} in the place of the number {old:.6g} {places}"
     )
+    if chosen[0].words:
+        detail = f"{names}: this is the gradient with {value:.6g} {chosen[0].words} {places}"
     evidence = {
         "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
         "number": old, "instead": value,

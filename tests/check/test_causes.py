@@ -45,15 +45,36 @@ def test_cause_is_named(cause):
 
 
 MECHANISMS = {
-    ("inverse", "not transposed"): ("transpose", "J·dy, the derivative carried forwards"),
+    ("inverse", "not transposed"): (
+        "transpose",
+        "with the matrix once more, where its transpose belongs",
+    ),
+    ("log-softmax, closed form", "p moved under the sum"): (
+        "transpose",
+        "the derivative carried forwards",
+    ),
     ("two outputs", "its sign"): ("sign", "the wrong sign"),
     ("tanh", "1 - h"): ("wrong-activation", "by the formula 1 - h"),
     ("safe norm", "the error clipped"): ("stale", "not linear in the cotangent"),
     ("euler", "weights not transposed, in every step"): ("transpose", "exchanged"),
     ("messages", "errors overwrite each other"): (
-        "missing-rows",
-        "indices 0, 2 of axis 0 of the result of `gather`",
+        "missing-sum",
+        "that of the last of several that look up the same entry",
     ),
+    ("softmax, closed form", "the sum over the wrong axis"): (
+        "transpose",
+        "the sum runs along another axis",
+    ),
+    ("log-sum-exp", "no softmax"): ("scale", "no softmax stands beside the error that is spread"),
+    ("batch norm, closed form", "x for x̂ under the sum"): ("wrong-point", "stands in the place of"),
+    ("cosine", "the lengths left out"): ("scale", "or is not divided by"),
+    ("linear system", "solved with A again"): ("transpose", "solved with the matrix once more"),
+    ("weighted quantiles", "the permutation for its inverse"): ("transpose", "where its inverse belongs"),
+    ("edges of a graph", "errors looked up at the senders"): ("wrong-point", "places of another look-up"),
+    ("two gates", "the gates' errors exchanged"): ("swapped", "in each other's place"),
+    ("leapfrog", "an error handed on before it is complete"): ("missing-path", "is not handed on to"),
+    ("dense tanh", "weights of an earlier step"): ("stale", "it does not follow them"),
+    ("stopped teacher", "the teacher followed"): ("extra-path", "where the function stops it"),
 }
 
 

@@ -49,6 +49,39 @@ def test_integer_leaves_have_no_gradient():
     ).ok
 
 
+def test_index_arrays_of_numpy_stay_as_they_are():
+    """JAX keeps what it made of a captured array; traced in float64, it would be int64 ever after."""
+    ids = np.array([[1, 3, 1], [0, 3, 5]])
+
+    def fn(w, p):
+        return w[ids] * p[None]
+
+    def hand(w, p, g):
+        return jnp.zeros_like(w).at[ids].add(g * p[None]), (g * w[ids]).sum(0)
+
+    rng = np.random.default_rng(4)
+    w, p = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 4), (3, 4)))
+    for _ in range(2):
+        report = jaxbp.check_gradients(fn, w, p, gradient=hand)
+        assert report.ok, str(report)
+        assert fn(w, p).shape == (2, 3, 4)
+
+
+def test_a_series_may_end_where_the_dtype_does():
+    """Exact to rounding as given; 1e-6 off eight times further from 0, which float32 does not show."""
+
+    def fn(x):
+        return jnp.expm1(x) / x
+
+    def hand(x, g, terms=6):
+        series = (0.5, 1 / 3, 1 / 8, 1 / 30, 1 / 144, 1 / 840)
+        return (g * sum(c * x**n for n, c in enumerate(series[:terms])),)
+
+    x = jnp.asarray([1e-4, -2e-4, 3e-3, -5e-2], jnp.float32)
+    assert jaxbp.check_gradients(fn, x, gradient=hand).ok
+    assert not jaxbp.check_gradients(fn, x, gradient=lambda x, g: hand(x, g, terms=3)).ok
+
+
 def test_tie_is_reported_and_not_held_against_the_rule():
     x = jnp.asarray([0.0, 1.0, -1.0, 2.0], jnp.float32)
     report = jaxbp.check_gradients(jax.nn.relu, x, gradient=lambda x, g: jnp.where(x >= 0, g, 0))
