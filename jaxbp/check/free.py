@@ -185,6 +185,10 @@ def _finding(
         "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
         "instead": solved.tolist(),
     }  # fmt: skip
+    if old:
+        evidence["advice"] = (
+            "Use the value that this call computes, not one that was kept from an earlier one."
+        )
     if op.primitive.name not in PRODUCTS:
         detail = (
             f"{names}: the derivative of `{op.within or op.name}` {at(op)} is another function's: by "

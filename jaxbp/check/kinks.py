@@ -43,10 +43,12 @@ class Tie:
 class _Watch(Editor):
     def __init__(self, program: Program):
         self.depends = dependent(program)
+        self.matters = mattering(program)
         self.found: list[Tie] = []
 
     def operands(self, op: Op, values: list[Any]) -> list[Any]:
-        if op.name in KINKED or op.primitive.name in KINKED:
+        kinked = op.name in KINKED or op.primitive.name in KINKED
+        if kinked and any(o in self.matters for o in op.outputs):
             live = [
                 not isinstance(v, Constant) and v in self.depends and is_float(x)
                 for v, x in zip(op.inputs, values, strict=True)
@@ -76,6 +78,15 @@ def dependent(program: Program) -> set[int]:
         if any(not isinstance(v, Constant) and v in reached for v in op.inputs):
             reached.update(op.outputs)
     return reached
+
+
+def mattering(program: Program) -> set[int]:
+    """The values that go into the result by a way that is differentiated: not a softmax's own maximum."""
+    wanted = {v for v in program.scope.outputs if isinstance(v, int)}
+    for op in reversed(program.scope.ops):
+        if op.primitive.name != "stop_gradient" and any(o in wanted for o in op.outputs):
+            wanted.update(v for v in op.inputs if isinstance(v, int))
+    return wanted
 
 
 def _count(op: Op, values: list[Any], live: list[bool]) -> int:

@@ -225,6 +225,8 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     """Another derivative in the place of the right one."""
     op, cause = choice.op, choice.cause
     evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
+    if "overwritten" in choice.words:
+        evidence["advice"] = "Add up the errors that fall on one entry: `.at[i].add`, not `.at[i].set`."
     if getattr(choice, "text", ""):
         detail = f"{names}: the errors of {choice.text} are in each other's place"
         return Finding(names, cause, detail, evidence)
