@@ -74,12 +74,16 @@ class Leaf:
 
 @dataclass(eq=False)
 class Report:
-    """The result of `check_gradients`. `ok` is what `assert_gradients` asks for."""
+    """The result of `check_gradients`. `ok` is what `assert_gradients` asks for.
+
+    `tried` are the arguments that were looked at: as given, with other values, larger ones, …
+    """
 
     target: str
     leaves: list[Leaf] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
     evaluations: int = 0
     seconds: float = 0.0
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
@@ -130,6 +134,7 @@ class Report:
             "leaves": [_plain(asdict(leaf)) for leaf in self.leaves],
             "findings": [{**_plain(asdict(f)), "advice": f.advice} for f in self.findings],
             "notes": list(self.notes),
+            "tried": list(self.tried),
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 3),
         }
@@ -177,6 +182,8 @@ def text(report: Report) -> str:
         lines += [f"     What to try: {finding.advice}", ""]
     lines += _table(report.leaves)
     lines += [f"  note: {note}" for note in report.notes]
+    if report.tried and report.verdict in ("right", "noisy"):
+        lines.append(f"  tried: {', '.join(report.tried)}")
     lines.append(f"  ({report.evaluations} gradient evaluations, {report.seconds:.1f} s)")
     return "\n".join(lines)
 

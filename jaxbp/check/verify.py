@@ -247,6 +247,8 @@ class Check:
         """Drop points outside the function's domain (never the given one)."""
         keep = [q for q in range(len(truth)) if q == 0 or all(np.all(np.isfinite(t)) for t in truth[q])]
         self.points = [self.points[q] for q in keep]
+        labels = [p.label for p in self.points if not p.label.endswith("another cotangent")]
+        self.report.tried = [label.removeprefix("with ") for label in labels]
         self.wide, self.truth = [wide[q] for q in keep], [truth[q] for q in keep]
         self.got = [self.got[q] for q in keep]
 
