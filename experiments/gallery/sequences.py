@@ -50,7 +50,10 @@ def taps_hand(x: Any, k: Any, dy: Any, turn: bool = True, order: int = 1, late: 
 
 def _taps() -> Exhibit:
     faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
-        "taps in the wrong order": (lambda *a: taps_hand(*a, order=-1), ("flip",)),
+        "taps in the wrong order": (
+            lambda *a: taps_hand(*a, order=-1),
+            ("flip", "swapped"),  # of three taps, the first and the last
+        ),
         "every tap untransposed": (lambda *a: taps_hand(*a, turn=False), ("transpose",)),
         "dk reversed": (edit(taps_hand, lambda g, *a: (g[0], g[1][::-1])), ("flip",)),
         "one tap of dk": (edit(taps_hand, replace(1, lambda g, *a: g.at[0].set(0))), ("missing-rows",)),

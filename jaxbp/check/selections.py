@@ -109,4 +109,4 @@ def _overwritten(op: Op) -> Iterator[Instead]:
             return again(op, x) * alone.reshape(spread)
 
         said = f"that of the {words} of several that look up the same entry: overwritten, not added up"
-        yield Instead(op, 0, make, "missing-sum", said)
+        yield Instead(op, 0, make, "missing-rows", said)

@@ -58,7 +58,7 @@ MECHANISMS = {
     ("safe norm", "the error clipped"): ("stale", "not linear in the cotangent"),
     ("euler", "weights not transposed, in every step"): ("transpose", "exchanged"),
     ("messages", "errors overwrite each other"): (
-        "missing-sum",
+        "missing-rows",
         "that of the last of several that look up the same entry",
     ),
     ("softmax, closed form", "the sum over the wrong axis"): (
