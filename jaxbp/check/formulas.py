@@ -22,7 +22,7 @@ from jaxbp.check import regions
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant
-from jaxbp.check.regions import Region, ratio_along
+from jaxbp.check.regions import Formula, Region, ratio_along
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
@@ -65,20 +65,19 @@ def guesses(sites: Sites, known: Values) -> list[Slip]:
     for region in regions.find(sites, known):
         formula = region.formula(known)
         if formula is not None:
-            made = itertools.islice(_Writer(sites, region, known).slips(), MOST_GUESSES)
-            found += made
+            found += itertools.islice(_Writer(sites, region, known, formula).slips(), MOST_GUESSES)
     return found
 
 
 class _Writer:
     """All that may be written wrongly in one formula."""
 
-    def __init__(self, sites: Sites, region: Region, known: Values):
+    def __init__(self, sites: Sites, region: Region, known: Values, formula: Formula):
         self.sites, self.region = sites, region
         self.lead = np.shape(known[region.start])[: region.depth]
         self.full = (*self.lead, *region.shape)
         self.axes = tuple(region.depth + a for a in region.axes)
-        direct, terms = region.formula(known)  # type: ignore[misc]
+        direct, terms = formula
         self.count = len(terms)
         self.sums = [term.op for term in terms]
         self.plain = not np.any(direct)

@@ -33,6 +33,7 @@ LARGEST = 96  # entries of the unknown array: one gradient evaluation each
 SHARE = 0.5  # of the budget
 MOST_PLACES = 24
 SPARE = 1.5  # equations for an unknown, at least
+STRAIGHT = {"neg", "convert_element_type", "copy", "reduce_precision", "stop_gradient"}
 PRODUCTS = ("dot_general", "conv_general_dilated", "mul", "div")
 
 
@@ -74,7 +75,7 @@ def _all(case: Case, sites: Sites, known: Any) -> tuple[list[Any], Edited]:
 
 
 def _two_cotangents(case: Case) -> bool:
-    if len(case.points) < 2 or not {0, 1} <= set(points(case)) | {1}:
+    if len(case.points) < 2:
         return False
     pairs = zip(case.points[0][0], case.points[1][0], strict=True)
     same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
@@ -93,7 +94,7 @@ def _slots(sites: Sites, known: dict[int, np.ndarray]) -> Iterator[tuple[Op, int
                 right = _value(op, 1 - k, known)
                 if right is not None and 1 < right.size <= LARGEST:
                     yield op, k, Instead(op, k, _product(op, 1 - k), shape=right.shape), right
-        elif name in ("mul", "div") or name in UNARY or op.kind == "rule":
+        elif name in ("mul", "div") or name in UNARY - STRAIGHT or op.kind == "rule":
             shape = op.out_avals[0].shape
             if len(op.outputs) != 1 or not 1 < int(np.prod(shape)) <= LARGEST:
                 continue

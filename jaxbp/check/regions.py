@@ -43,6 +43,9 @@ class Term:
     op: Op
 
 
+Formula = tuple[np.ndarray, list[Term]]  # d, and the terms
+
+
 @dataclass(eq=False)
 class Region:
     """From `start` through `ops` to the first result of `end`, with sums along `axes` alone."""
@@ -74,7 +77,7 @@ class Region:
             inner[op.outputs[0]] = again(op, operands)
         return inner[self.end.outputs[0]]
 
-    def formula(self, env: Values) -> tuple[np.ndarray, list[Term]] | None:
+    def formula(self, env: Values) -> Formula | None:
         """`(d, terms)` at a point; `None` where the chain rule does not stay in this form."""
         key = id(env)
         if key not in self.cache:
@@ -199,7 +202,7 @@ class _Chain:
         self.axes = tuple(region.depth + a for a in region.axes)
         self.slopes: dict[int, _Slope] = {region.start: _Slope(np.ones(self.full), [])}
 
-    def run(self) -> tuple[np.ndarray, list[Term]] | None:
+    def run(self) -> Formula | None:
         for op in self.region.ops:
             self.slopes[op.outputs[0]] = self._step(op)
         slope = self.slopes[self.region.end.outputs[0]]

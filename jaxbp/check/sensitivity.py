@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,7 @@ FAULTS: dict[str, Callable[[Any, list[Any], int], Any]] = {
     "shape":         lambda g, all_, i: g[None],
 }
 # fmt: on
+RULES = ("stale", "wrong-point", "jit", "nondeterministic")
 
 
 def check_sensitivity(
@@ -97,8 +99,9 @@ def check_sensitivity(
 ) -> Sensitivity:
     """Plant faults of each class in `target`'s gradient and report which ones `test` would let through.
 
-    Besides faults in the numbers: a gradient that ignores the cotangent (`stale`), one in which a path
-    through the function is dropped or counted twice.
+    Besides faults in the numbers: a gradient that ignores the cotangent (`stale`), one that is taken at
+    other arguments (`wrong-point`), one that is wrong wherever it is traced (`jit`) or from its second
+    call on (`nondeterministic`), one in which a path through the function is dropped or counted twice.
 
     `target`, `args` and `gradient` are as in `check_gradients`. `test(fn)` is the user's own test: it
     is called with a function of the differentiable arrays in `args` (flat, in order) whose reverse-mode
@@ -107,7 +110,7 @@ def check_sensitivity(
     """
     if not callable(test):
         raise InputError(f"check_sensitivity: test must be a function, got {type(test).__name__}")
-    known = (*FAULTS, "stale", *PATHS)
+    known = (*FAULTS, *RULES, *PATHS)
     unknown = [name for name in faults or () if name not in known]
     if unknown:
         raise InputError(f"check_sensitivity: unknown fault {unknown[0]!r} (faults: {', '.join(known)})")
@@ -139,13 +142,28 @@ def _plants(made: Target, rule: Rule, point: Point, names: Sequence[str]) -> dic
         for i in every:
             if name in FAULTS:
                 found[name, i] = lambda leaves, dy, grads, i, f=FAULTS[name]: f(grads[i], grads, i)
-            elif name == "stale":
-                found[name, i] = lambda leaves, dy, grads, i: rule.flat(leaves, [d * 0 + 1 for d in dy])[
-                    i
-                ]
+            elif name in RULES:
+                found[name, i] = _of_the_rule(name, rule)
             elif i in paths:
                 found[name, i] = _weighted(*paths[i], PATHS[name])
     return found
+
+
+def _of_the_rule(name: str, rule: Rule) -> Plant:
+    """Faults that do not show in one cotangent at one point, looked at once."""
+    calls = itertools.count()
+
+    def plant(leaves: list[Any], dy: list[Any], grads: list[Any], i: int) -> Any:
+        if name == "stale":
+            return rule.flat(leaves, [d * 0 + 1 for d in dy])[i]
+        if name == "wrong-point":
+            moved = [v * jnp.asarray(1.1, v.dtype) if is_float(v) else v for v in leaves]
+            return rule.flat(moved, dy)[i]
+        if name == "jit":
+            return 2 * grads[i] if isinstance(grads[i], jax.core.Tracer) else grads[i]
+        return grads[i] if next(calls) == 0 else 2 * grads[i]
+
+    return plant
 
 
 def _paths(made: Target, point: Point) -> dict[int, tuple[Program, Edge]]:

@@ -186,8 +186,10 @@ def test_plugin_fails_with_the_report_and_prints_a_table(pytester):
 
 def test_sensitivity_tells_a_good_test_from_a_bad_one():
     def thorough(fn):
-        got = jax.vjp(fn, X)[1](jnp.asarray([1.0, -2.0, 0.5], X.dtype))[0]
-        np.testing.assert_allclose(got, 2 * X * jnp.asarray([1.0, -2.0, 0.5], X.dtype), rtol=1e-5)
+        dy = jnp.asarray([1.0, -2.0, 0.5], X.dtype)
+        pull = jax.vjp(fn, X)[1]
+        for call in (pull, pull, jax.jit(lambda dy: jax.vjp(fn, X)[1](dy))):
+            np.testing.assert_allclose(call(dy)[0], 2 * X * dy, rtol=1e-5)
 
     def careless(fn):
         got = jax.vjp(fn, X)[1](jnp.ones(3, X.dtype))[0]
@@ -200,6 +202,8 @@ def test_sensitivity_tells_a_good_test_from_a_bad_one():
     assert "sign in x" in bad.missed
     assert "scale 1.01 in x" in bad.missed
     assert "scale 2 in x" in bad.caught
+    assert "wrong-point in x" in bad.caught
+    assert {"jit in x", "nondeterministic in x"} <= set(bad.missed)  # called once, and not compiled
     assert "let through: sign in x" in str(bad)
     assert jaxbp.check_sensitivity(square, X, test=lambda fn: False, gradient=right).rejects_truth
 
