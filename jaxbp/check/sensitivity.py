@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbp.check.edits import Edge, Edited, gate
 from jaxbp.check.operations import Editor, Op, is_float
@@ -160,7 +161,7 @@ def _of_the_rule(name: str, rule: Rule) -> Plant:
             moved = [v * jnp.asarray(1.1, v.dtype) if is_float(v) else v for v in leaves]
             return rule.flat(moved, dy)[i]
         if name == "jit":
-            return 2 * grads[i] if isinstance(grads[i], jax.core.Tracer) else grads[i]
+            return 2 * grads[i] if isinstance(grads[i], Tracer) else grads[i]
         return grads[i] if next(calls) == 0 else 2 * grads[i]
 
     return plant
