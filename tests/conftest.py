@@ -1,5 +1,7 @@
 """Strict while testing: float64 is available, dtypes and ranks do not promote, shapes are checked."""
 
+import signal
+
 import jax
 import jaxtyping
 import pytest
@@ -8,6 +10,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background; some tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

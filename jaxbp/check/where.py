@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def wrong_entries(got: np.ndarray, true: np.ndarray, tolerance: float) -> np.ndarray:
     """True where the claim is not the truth, relative to the largest true entry."""
     scale = float(np.max(np.abs(true), initial=0.0)) or 1.0
-    return np.abs(got - true) > tolerance * scale
+    return np.asarray(np.abs(got - true) > tolerance * scale)
 
 
 def in_words(wrong: np.ndarray) -> str:
