@@ -145,6 +145,8 @@ def _rows(case: Case, found: Table, group: list[int], inside: list[int]) -> Find
 def _several(case: Case, found: Table, group: list[int], inside: list[int]) -> Finding | None:
     """Two edges, with weights by least squares: whole ones, or the same for both."""
     made, claim, limit = _select(case, found, inside)
+    if len(claim) < FEW:
+        return None  # so few numbers are explained by some pair of many
     norms = np.linalg.norm(made, axis=1)
     alone = {at for at, c in zip(found.starts, found.choices, strict=True) if isinstance(c, Edge)}
     keep = [int(a) for a in np.flatnonzero((norms > limit) & (norms < 1e25)) if int(a) in alone]

@@ -19,9 +19,9 @@ from jaxbp.check.operations import Constant, Op, Scope, widen
 from jaxbp.check.sites import Sites
 from jaxbp.check.together import Together
 
-LONGEST = 8  # steps in which a value is computed ahead of its time
+LONGEST = 3  # steps in which a value is computed ahead of its time
 MOST_HALVES = 60
-MOST_PAIRS = 24
+MOST_PAIRS, MOST_PARTS = 24, 120
 
 
 def exchanged(sites: Sites) -> list[Together]:
@@ -30,8 +30,11 @@ def exchanged(sites: Sites) -> list[Together]:
     Where a loop is unrolled, those of all its turns at once.
     """
     found: list[Together] = []
+    room = MOST_PARTS
     for scope in sites.scopes:
         for first, second in _pairs(sites, scope):
+            if _leads_to(sites, first[0], second[0]):
+                continue
             parts = [
                 Instead(op, k, _with_error_of(sites, op, k, other), "swapped", "")
                 for one, other in zip((*first, *second), (*second, *first), strict=True)
@@ -39,10 +42,25 @@ def exchanged(sites: Sites) -> list[Together]:
                 for k, v in enumerate(op.inputs)
                 if v == one and len(op.outputs) == 1
             ]
-            if parts and len(found) < MOST_PAIRS:
+            room -= len(parts)
+            if parts and len(found) < MOST_PAIRS and room >= 0:
                 text = f"{sites.describe(first[0])} and {sites.describe(second[0])}"
                 found.append(Together(parts, text=text))
     return found
+
+
+def _leads_to(sites: Sites, first: int, second: int) -> bool:
+    """Whether the second value is made of the first: then neither has the other's place."""
+    todo, seen = [second], set()
+    while todo and len(seen) < 200:
+        v = todo.pop()
+        if v == first:
+            return True
+        maker = sites.producer.get(v)
+        if v not in seen and maker is not None:
+            seen.add(v)
+            todo += [u for u in maker.inputs if isinstance(u, int)]
+    return False
 
 
 def _with_error_of(sites: Sites, op: Op, k: int, other: int) -> Any:
