@@ -40,6 +40,7 @@ class Slip(Guess):
     """A guess that says itself what was written."""
 
     region: Region | None = None
+    along: tuple[int, ...] = ()  # the axes of the sum, where it runs along others
 
     def finding(self, case: Any, sites: Sites, names: str, places: int) -> Finding:
         region = self.region
@@ -53,6 +54,8 @@ class Slip(Guess):
             f"{names}: from `{op.name}` {at(op)} back to {start}{also}, the error goes along each "
             f"entry's own path and along a sum over {axes}; {self.words}"
         )
+        if self.along and places == 1:
+            detail += f": {list(self.along)}"
         evidence = {
             "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name
         }  # fmt: skip
@@ -116,7 +119,7 @@ class _Writer:
             parts += [np.zeros(self.full)] * (BLOCKS - len(parts))
             return np.stack([np.broadcast_to(p, self.full) for p in parts], len(self.lead))
 
-        return Slip(slot, cause, words, values, region=self.region, ways=(way,))
+        return Slip(slot, cause, words, values, region=self.region, along=axes or (), ways=(way,))
 
     def _slot(self, axes: tuple[int, ...]) -> Instead:
         if axes not in self.slots:

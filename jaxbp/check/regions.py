@@ -296,19 +296,15 @@ class _Chain:
         groups: list[list[Any]] = []
         for after, before, op in terms:
             for group in groups:
-                ratio = self._ratio(before, group[1])
+                ratio = ratio_along(before, group[1], self.axes)
                 if ratio is not None:
                     group[0] = group[0] + ratio * after
                     break
             else:
                 groups.append([after, before, op])
-        sizes = [float(np.max(np.abs(a), initial=0) * np.max(np.abs(b), initial=0)) for a, b, _ in groups]
+        sizes = [_reach(a, b) for a, b, _ in groups]
         least = EXACT * max([scale, *(_reach(a, b) for a, b, _ in terms)], default=0.0)
         return [g for g, size in zip(groups, sizes, strict=True) if size > least]
-
-    def _ratio(self, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-        """`a / b`, where it is the same along the axes."""
-        return ratio_along(a, b, self.axes)
 
 
 def _reach(a: np.ndarray, b: np.ndarray) -> float:

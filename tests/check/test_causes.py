@@ -280,6 +280,29 @@ def test_unknown_says_where_it_is_wrong():
     assert "it is right as given" in report.findings[0].detail
 
 
+def test_a_softmax_has_no_kink_where_its_largest_logits_tie():
+    def hand(x, g):
+        p = jax.nn.softmax(x)
+        return p * (1 - p) * g  # the second path dropped
+
+    x = jnp.asarray([[1.0, 1.0, -0.5], [0.3, 2.0, 2.0]], jnp.float32)
+    report = jaxbp.check_gradients(jax.nn.softmax, x, gradient=hand)
+    assert report.cause == "missing-path"
+    assert not any("kink" in note for note in report.notes)
+
+
+def test_an_update_is_named_only_where_its_step_is_the_same_everywhere():
+    def fn(c):
+        return jnp.sin(c * X)
+
+    c = jnp.asarray(0.7, X.dtype)
+    odd = jaxbp.check_gradients(
+        fn, c, gradient=lambda c, g: (g * X * jnp.cos(c * X)).sum() + 0.02 * g[0] * jnp.sin(3 * c)
+    )
+    assert not odd.ok
+    assert "already been updated" not in str(odd)
+
+
 def test_budget_is_said_to_be_cut_short():
     report = report_on("layer norm", "path through the variance", budget=4)
     assert not report.ok
