@@ -16,6 +16,7 @@ import numpy as np
 from jaxbp.check import contract, diagnose, kinks, network, noise
 from jaxbp.check.case import BUDGET, Case
 from jaxbp.check.differences import cross_check
+from jaxbp.check.elsewhere import updated
 from jaxbp.check.measure import array, arrays, error, values_differ
 from jaxbp.check.oracle import Oracle, float64, to_float64
 from jaxbp.check.program import has_rule
@@ -292,9 +293,9 @@ class Check:
     # --- the contract, and what is wrong
 
     def _explain(self, wrong: list[int], misfits: list[Misfit]) -> None:
-        findings = contract.findings(self, misfits)
+        findings = [self._after_an_update(f, wrong) for f in contract.findings(self, misfits)]
         self.report.findings += findings
-        formal = ("shape", "transpose", "missing-sum", "structure", "nan", "stale")
+        formal = ("shape", "transpose", "missing-sum", "structure", "nan", "stale", "wrong-point")
         settled = {f.path for f in findings if f.cause in formal}
         whole = any(f.cause in ("jit", "nondeterministic", "stale") and not f.path for f in findings)
         rest = [i for i in wrong if self.target.paths[i] not in settled and not whole]
@@ -307,6 +308,16 @@ class Check:
             self._diagnose(rest)
         if not self.light or wrong:
             cross_check(self)
+
+    def _after_an_update(self, finding: Finding, wrong: list[int]) -> Finding:
+        """Why a gradient is not linear in the cotangent: it is taken after a step along another one."""
+        if finding.cause != "stale" or finding.evidence.get("constant", True) or self.light:
+            return finding
+        i = self.target.paths.index(finding.path)
+        case = self._case([i]) if i in wrong else None
+        found = updated(case, i) if case else None
+        self.report.evaluations += case.used if case else 0
+        return found or finding
 
     def _diagnose(self, rest: list[int]) -> None:
         if self.target.kind == "layer" and not self.referenced:

@@ -291,6 +291,21 @@ def test_a_softmax_has_no_kink_where_its_largest_logits_tie():
     assert not any("kink" in note for note in report.notes)
 
 
+def test_a_gradient_taken_after_the_update_is_named():
+    def fn(x, w):
+        return x @ w
+
+    def hand(x, w, g):
+        dw = x.T @ g
+        return g @ (w - 0.05 * dw).T, dw
+
+    rng = np.random.default_rng(5)
+    x, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 3), (3, 4)))
+    (finding,) = jaxbp.check_gradients(fn, x, w, gradient=hand).findings
+    assert (finding.cause, finding.path) == ("wrong-point", "x")
+    assert "w has already been updated by 0.05 times its own gradient" in finding.detail
+
+
 def test_an_update_is_named_only_where_its_step_is_the_same_everywhere():
     def fn(c):
         return jnp.sin(c * X)

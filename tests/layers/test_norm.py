@@ -1,9 +1,5 @@
 """What the harness does not see of the norms: statistics, their training, devices, bad input."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +23,7 @@ from jaxbp import (
     make_step,
     value_and_grad,
 )
+from tests.devices import on_four_devices
 from tests.proof import like, normal
 
 X = normal(1, (6, 5, 4), "float64")
@@ -164,14 +161,7 @@ print("vmap")
 
 def test_on_four_devices_the_statistics_are_those_of_the_whole_batch() -> None:
     """Outputs, both errors and the running statistics, however the batch is spread over devices."""
-    flags = "--xla_force_host_platform_device_count=4"
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = on_four_devices(SHARDED)
     assert run.stdout.strip() == "jit shard_map vmap", run.stderr
 
 

@@ -1,15 +1,12 @@
 """What the harness does not see of recurrence: loops' work, masks, segments, devices, torch and Flax."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxbp import GRU, LSTM, RNN, InputError, Precision
+from tests.devices import on_four_devices
 from tests.proof import normal
 
 CELLS = [RNN, LSTM, GRU]
@@ -283,12 +280,5 @@ print("same")
 
 def test_on_four_devices_each_walks_its_own_sequences() -> None:
     """The states that the loops start from vary over the devices as the input does; `shard_map` asks."""
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = on_four_devices(SHARDED, "--xla_backend_optimization_level=0")
     assert run.stdout.strip() == "same", run.stderr
