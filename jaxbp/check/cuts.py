@@ -18,6 +18,7 @@ from jaxbp.check.edits import Edge
 from jaxbp.check.formulas import Slip
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
+from jaxbp.check.shadows import Taken
 from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
 from jaxbp.check.together import Together
 
@@ -41,6 +42,10 @@ def explain(case: Case, group: list[int], alone: bool = False) -> Finding | None
         found = table(case, kind)
         if found is not None:
             finding = (_rows if kind == "rows" else _single)(case, found, group, inside)
+            if finding:
+                return finding
+        if kind == "rows":
+            finding = _turns(case, table(case, "edges"), group, inside)
             if finding:
                 return finding
     finding = another_number(case, group, inside)
@@ -78,10 +83,14 @@ def _single(case: Case, found: Table, group: list[int], inside: list[int]) -> Fi
 
 def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Finding:
     choice = found.choices[n]
+    loop = _loop_around(found, choice)
+    if loop is not None:
+        weights = [1.0 - amount if part is choice else 1.0 for part in loop.parts]
+        return words.turns(case, found.sites, loop, weights, names)
     if _is_edge(choice):
         return words.edge(case, found.sites, choice, amount, names)
     last = choice.parts[-1] if isinstance(choice, Together) else choice
-    if isinstance(last, Slip):
+    if isinstance(last, Slip | Taken):
         return last.finding(case, found.sites, names, len(getattr(choice, "parts", [last])))
     return words.instead(case, found.sites, choice, names)
 
@@ -137,6 +146,33 @@ def _rows(case: Case, found: Table, group: list[int], inside: list[int]) -> Find
             names = ", ".join(case.paths[i] for i in group)
             return words.rows(found.sites, choice, weights, seen, names)
     return None
+
+
+def _turns(case: Case, found: Table | None, group: list[int], inside: list[int]) -> Finding | None:
+    """Some turns of a loop in Python do not contribute to a value that all of them use."""
+    if found is None:
+        return None
+    made, claim, limit = _select(case, found, inside)
+    start = {id(c): at for c, at in zip(found.choices, found.starts, strict=True)}
+    for choice in found.choices:
+        if not isinstance(choice, Together) or not choice.one_value:
+            continue
+        turns = made[[start[id(part)] for part in choice.parts]].T
+        if turns.shape[0] < 2 * turns.shape[1] or not np.max(np.abs(turns), initial=0.0) < 1e29:
+            continue
+        amounts, *_ = np.linalg.lstsq(turns, claim, rcond=1e-10)
+        if np.max(np.abs(turns @ amounts - claim)) <= limit and np.ptp(amounts) > 1e-4:
+            names = ", ".join(case.paths[i] for i in group)
+            return words.turns(case, found.sites, choice, list(1 - amounts), names)
+    return None
+
+
+def _loop_around(found: Table, choice: Any) -> Together | None:
+    """The loop in Python of which an edge is one turn, where its turns use the same value."""
+    if not isinstance(choice, Edge):
+        return None
+    groups = (c for c in found.choices if isinstance(c, Together) and choice in c.parts)
+    return next((g for g in groups if g.one_value), None)
 
 
 # --- two edges ----------------------------------------------------------------------------------------
@@ -246,7 +282,7 @@ def nearest(case: Case, i: int) -> tuple[float, Finding] | None:
     if i not in usable(case):
         return None
     best: tuple[float, Any] = (0.0, None)
-    for kind in ("edges", "coupled", "guesses", "formulas", "bypasses"):
+    for kind in ("edges", "coupled", "guesses", "formulas", "shadows", "bypasses"):
         found = case.cache.get(kind)
         if found is None:
             continue

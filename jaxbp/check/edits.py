@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Editor, Op, Scope, is_float
 from jaxbp.check.oracle import Oracle, quick_jit
 
@@ -83,6 +84,18 @@ class Instead:
 
 
 @dataclass(frozen=True, eq=False)
+class Shadow(Instead):
+    """A value for which a given one stands in the derivatives of `uses`; values stay as they are.
+
+    What the operations in `through` make of the given value stands for their results likewise.
+    """
+
+    start: int = 0
+    uses: tuple[Op, ...] = ()
+    through: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
 class Change:
     """`make(operands, result, weight)` is the operation's value; with weight 0 it is the right one."""
 
@@ -101,6 +114,8 @@ class Weights(Editor):
     def __init__(self, edited: Edited, theta: Any, given: Any):
         self.edited, self.theta, self.given = edited, theta, given
         self.turns: dict[int, Any] = {}
+        self.shadows: dict[tuple[int, int], Any] = {}
+        self.right: dict[int, list[Any]] = {}
 
     def turn(self, op: Op, index: Any) -> None:
         self.turns[id(op)] = index
@@ -113,9 +128,37 @@ class Weights(Editor):
         for at, other in self.edited.at_others.get(id(op), ()):
             if other.operand >= 0:
                 values[other.operand] = gate(values[other.operand], 1 - self.theta[at])
+        return self._shadowed(op, values)
+
+    def _shadowed(self, op: Op, values: list[Any]) -> list[Any]:
+        """The operands, with what stands for them; the right ones are kept."""
+        found = self.edited.at_shadows.get(id(op), ())
+        if not found:
+            return values
+        self.right[id(op)] = values
+        values = list(values)
+        for at, shadow in found:
+            for k, v in enumerate(op.inputs):
+                given = self._given(at, op, shadow) if v == shadow.start else None
+                given = self.shadows.get((at, v)) if isinstance(v, int) and given is None else given
+                if given is not None:
+                    values[k] = values[k] + self.theta[at] * jax.lax.stop_gradient(given - values[k])
         return values
 
+    def _unshadowed(self, op: Op, results: list[Any]) -> list[Any]:
+        """The right result, with the derivative at what stands for the operands."""
+        found = self.edited.at_shadows.get(id(op), ())
+        if not found:
+            return results
+        still = jax.lax.stop_gradient
+        right = again(op, [still(x) for x in self.right.pop(id(op))])
+        for at, shadow in found:
+            if id(op) in shadow.through:
+                self.shadows[at, op.outputs[0]] = still(results[0])
+        return [results[0] + still(right - results[0])]
+
     def results(self, op: Op, operands: list[Any], results: list[Any], env: dict) -> list[Any]:
+        results = self._unshadowed(op, results)
         for at, change in self.edited.at_changes.get(id(op), ()):
             results[0] = change.make(operands, results[0], self.theta[at])
         for at, edge in self.edited.at_edges.get(id(op), ()):
@@ -182,6 +225,10 @@ class Edited:
         self.loops = loops(oracle.program.scope)
         self.at_edges = _by_op(self.edges, self.starts)
         self.at_others = _by_op(self.others, range(self.weights, self.size))
+        self.at_shadows: dict[int, list[tuple[int, Shadow]]] = {}
+        for at, other in enumerate(self.others, self.weights):
+            for op in other.uses if isinstance(other, Shadow) else ():
+                self.at_shadows.setdefault(id(op), []).append((at, other))
         self.at_changes = _by_op(self.changes, range(self.weights + len(self.others), self.size))
 
         def gradient(theta: Any, given: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
@@ -222,6 +269,8 @@ class Edited:
 def _by_op(edits: Sequence[Any], starts: Any) -> dict[int, list[tuple[int, Any]]]:
     found: dict[int, list[tuple[int, Any]]] = {}
     for start, edit in zip(starts, edits, strict=False):
+        if isinstance(edit, Shadow):
+            continue
         found.setdefault(id(edit.op), []).append((int(start), edit))
     return found
 

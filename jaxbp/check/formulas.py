@@ -30,6 +30,7 @@ from jaxbp.check.words import at, source
 
 MOST_FACTORS = 14
 MOST_GUESSES = 900  # of one stretch
+MOST_AXES = 5  # where all choices among them are tried
 BLOCKS = 1 + 2 * regions.MOST_TERMS
 Parts = list[np.ndarray]  # d, then inner and outer of every term
 Factor = Callable[[Values], np.ndarray]
@@ -54,11 +55,13 @@ class Slip(Guess):
             f"{names}: from `{op.name}` {at(op)} back to {start}{also}, the error goes along each "
             f"entry's own path and along a sum over {axes}; {self.words}"
         )
-        if self.along and places == 1:
-            detail += f": {list(self.along)}"
         evidence = {
             "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name
         }  # fmt: skip
+        if self.along and places == 1:
+            detail += f": {list(self.along)}"
+        if self.along:
+            evidence["advice"] = f"Sum over {axes} there, as the forward pass does."
         return Finding(names, self.cause, detail, evidence)
 
 
@@ -85,7 +88,7 @@ class _Writer:
         self.sums = [term.op for term in terms]
         self.plain = not np.any(direct)
         self.factors = list(_factors(sites, region, known))
-        self.slots: dict[tuple[int, ...], Instead] = {}
+        self.slots: dict[tuple[tuple[int, ...], tuple[int, ...]], Instead] = {}
         self.known = known
 
     def parts(self, env: Values) -> Parts:
@@ -110,9 +113,11 @@ class _Writer:
         words: str,
         change: Callable[[Parts, Values], Parts],
         axes: tuple[int, ...] | None = None,
+        terms: tuple[int, ...] = (),
         way: int = 0,
     ) -> Slip:
-        slot = self._slot(self.region.axes if axes is None else axes)
+        """`axes` are those of the sums in `terms`, or of all sums."""
+        slot = self._slot(self.region.axes if axes is None else axes, terms)
 
         def values(env: Values, slopes: Values) -> np.ndarray:
             parts = change(list(self.parts(env)), env)
@@ -121,12 +126,13 @@ class _Writer:
 
         return Slip(slot, cause, words, values, region=self.region, along=axes or (), ways=(way,))
 
-    def _slot(self, axes: tuple[int, ...]) -> Instead:
-        if axes not in self.slots:
-            make = _reduced(self.region) if self.region.reduced else _spread(self.region, axes)
+    def _slot(self, axes: tuple[int, ...], terms: tuple[int, ...]) -> Instead:
+        if (axes, terms) not in self.slots:
+            every = [axes if not terms or t in terms else self.region.axes for t in range(self.count)]
+            make = _reduced(self.region) if self.region.reduced else _spread(self.region, every)
             shape = (*self.lead, BLOCKS, *self.region.shape)
-            self.slots[axes] = Instead(self.region.end, -1, make, shape=shape)
-        return self.slots[axes]
+            self.slots[axes, terms] = Instead(self.region.end, -1, make, shape=shape)
+        return self.slots[axes, terms]
 
     # --- where in the formula
 
@@ -211,6 +217,8 @@ class _Writer:
         rank, own = len(self.region.shape), self.region.axes
         long = [a for a in range(rank) if self.region.shape[a] > 1]
         choices = [(a,) for a in long] + ([tuple(range(rank))] if rank > 1 else []) + [()]
+        if len(long) <= MOST_AXES:
+            choices += [c for count in range(2, len(long)) for c in itertools.combinations(long, count)]
         first = self.parts(self.known)
         options = [self._as_inner(first, t) for t in range(self.count)]
         for axes in dict.fromkeys(choices):
@@ -218,17 +226,28 @@ class _Writer:
                 continue
             n = {a: int(np.prod([self.region.shape[i] for i in a])) for a in (axes, own)}
             cause, words = ("transpose", "the sum runs along another axis")
-            if len(axes) > len(own):
+            if set(axes) > set(own):
                 cause, words = "extra-path", "the sum runs along further axes"
+            elif axes and set(axes) < set(own):
+                cause, words = "missing-sum", "the sum runs along a part of these axes alone"
             if not axes:
                 cause = "missing-path"
                 words = (
                     "the contributions of the other outputs are missing: the off-diagonal of the "
                     "Jacobian is dropped, every entry's own term stands for the sum"
                 )
-            ways = itertools.product(itertools.product(*options), dict.fromkeys((1.0, n[own] / n[axes])))
-            for way, (chosen, factor) in enumerate(ways):
-                yield self._slip(cause, words, self._inner_as(chosen, factor), axes, way)
+            factors = dict.fromkeys((1.0, n[own] / n[axes]))
+            for way, (chosen, factor) in enumerate(
+                itertools.product(itertools.product(*options), factors)
+            ):
+                yield self._slip(
+                    cause, words, self._inner_as(dict(enumerate(chosen)), factor), axes, way=way
+                )
+            for t in range(self.count) if self.count > 1 and len(axes) < 2 else ():
+                through = f", in the path through `{self.sums[t].name}` {at(self.sums[t])}"
+                for way, (value, factor) in enumerate(itertools.product(options[t], factors)):
+                    change = self._inner_as({t: value}, factor)
+                    yield self._slip(cause, words + through, change, axes, (t,), way)
 
     def _as_inner(self, first: Parts, t: int) -> list[Factor]:
         """How the part under the sum may have been written, up to what is the same along the axes."""
@@ -244,14 +263,16 @@ class _Writer:
         fits.append(lambda env: self.parts(env)[1 + 2 * t])
         return fits[:4]
 
-    def _inner_as(self, chosen: tuple[Factor, ...], factor: float) -> Callable[[Parts, Values], Parts]:
+    def _inner_as(self, chosen: dict[int, Factor], factor: float) -> Callable[[Parts, Values], Parts]:
+        """The parts with other ones under the sums of some terms; what is left over goes in front."""
+
         def change(parts: Parts, env: Values) -> Parts:
-            made = [parts[0]]
-            for t, value in enumerate(chosen):
+            made = list(parts)
+            for t, value in chosen.items():
                 v = np.broadcast_to(value(env), self.full)
                 ratio = ratio_along(parts[1 + 2 * t], v, self.axes)
                 ratio = np.full((), np.nan) if ratio is None else ratio
-                made += [v, parts[2 + 2 * t] * ratio * factor]
+                made[1 + 2 * t : 3 + 2 * t] = [v, parts[2 + 2 * t] * ratio * factor]
             return made
 
         return change
@@ -363,16 +384,16 @@ def _name(sites: Sites, v: Any) -> str:
     return sites.describe(v)
 
 
-def _spread(region: Region, axes: tuple[int, ...]) -> Any:
+def _spread(region: Region, axes: list[tuple[int, ...]]) -> Any:
     """The transpose of `g -> d ∘ g + Σ outer ∘ S(inner ∘ g)`, as a linear function of `u`."""
 
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
         u, given = env[region.start], jax.lax.stop_gradient(given)
         made = given[0] * u
-        for t in range(regions.MOST_TERMS):
+        for t, summed in enumerate(axes):
             inner, outer = given[1 + 2 * t], given[2 + 2 * t]
             moved = outer * u
-            total = jnp.sum(moved, axis=axes, keepdims=True) if axes else moved
+            total = jnp.sum(moved, axis=summed, keepdims=True) if summed else moved
             made = made + inner * total
         return made + region.beside(env, again)
 

@@ -17,11 +17,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Place:
-    """A line of the user's source."""
+    """A line of the user's source, and where in it the expression stands."""
 
     file: str = ""
     line: int = 0
     function: str = ""
+    column: int = 0
+    end: int = 0
 
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line}" if self.file else "a line inside a library"
@@ -30,6 +32,13 @@ class Place:
     def text(self) -> str:
         """The line itself, as far as the file can be read."""
         return linecache.getline(self.file, self.line).strip() if self.file else ""
+
+    @property
+    def expression(self) -> str:
+        """The part of the line that makes the operation, where it is only a part and does not go on."""
+        line = linecache.getline(self.file, self.line).encode() if self.file else b""
+        part = line[self.column : self.end].decode(errors="replace").strip()
+        return part if part and part != self.text else ""
 
 
 @dataclass(eq=False)

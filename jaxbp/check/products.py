@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check import chains
 from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.operations import Constant, Op, Scope
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values, ways
+from jaxbp.check.words import role
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 MOST_VALUES = 24
@@ -95,6 +97,9 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         return spread(here if constant else env[op.inputs[other]])
 
     slot = Instead(op, k, make, shape=(*lengths, *shape))
+    for what, cause, without in chains.without(sites, op.inputs[other], known, depth):
+        words = f"the other factor without {what}"
+        yield Guess(slot, cause, words, lambda env, s, w=without: spread(w(env)))
     for words, cause, turn in _turns(op, other, shape):
         yield Guess(slot, cause, words, lambda env, s, t=turn: _along(t, factor(env), depth))
     for axis in range(depth):
@@ -222,10 +227,7 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         return np.reshape(v, (*np.shape(v)[:depth], *missing, *np.shape(v)[depth:]))
 
     def slope(env: Values) -> np.ndarray:
-        a, b = value(env, 0), value(env, 1)
-        if op.primitive.name == "mul":
-            return b if k == 0 else a
-        return 1 / b if k == 0 else -a / b**2
+        return _slope(op, k, value(env, 0), value(env, 1))
 
     def full(fn: Callable[[Values], np.ndarray]) -> Callable[[Values, Values], np.ndarray]:
         return lambda env, s: np.broadcast_to(fn(env), shape)
@@ -233,7 +235,7 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     slot = Instead(op, k, make, shape=shape)
     other = _value(op, 1 - k, known)
     assert other is not None
-    if known[op.outputs[0]].size > 1 and np.size(other) > 1:
+    if known[op.outputs[0]].size > 1 or depth:
         yield Guess(slot, "factor", "left out of the backward pass", full(lambda e: np.ones(())))
         yield Guess(
             slot, "factor", "applied twice in the backward pass", full(lambda e: slope(e) * abs(slope(e)))
@@ -241,9 +243,23 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     if op.primitive.name == "div" and k == 1:
         yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+    for n in (0, 1) if op.primitive.name == "div" else (1 - k,):
+        for what, cause, without in chains.without(sites, op.inputs[n], known, depth):
+            words = f"{role(op, n)} without its own factor, {what}"
+            make_ = lambda e, n=n, w=without: _slope(op, k, *(  # noqa: E731
+                beside(w(e)) if m == n else value(e, m) for m in (0, 1)
+            ))  # fmt: skip
+            yield Guess(slot, cause, words, full(make_))
     for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known) if shape else ():
         make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
         yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
+
+
+def _slope(op: Op, k: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The derivative of `a·b` or `a/b` in operand `k`."""
+    if op.primitive.name == "mul":
+        return b if k == 0 else a
+    return 1 / b if k == 0 else -a / b**2
 
 
 def _with(op: Op, k: int, v: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ list. With `wide=True` every floating value is float64, also where the traced co
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -191,12 +192,24 @@ def _place(eqn: Any) -> tuple[Place, str]:
     """The innermost line outside JAX and this package's checker, and the `jax.nn` function it calls."""
     traceback = getattr(eqn.source_info, "traceback", None)
     called = ""
-    for frame in traceback.frames if traceback is not None else ():
+    for n, frame in enumerate(traceback.frames if traceback is not None else ()):
         file = frame.file_name
         if file.startswith((JAX_FOLDER, "<frozen")):
             called = frame.function_name if f"{os.sep}nn{os.sep}" in file else called
         elif not file.startswith(CHECK_FOLDER):
-            return Place(file, frame.line_num, frame.function_name.rsplit(".", 1)[-1]), called.rsplit(
-                ".", 1
-            )[-1]
+            function = frame.function_name.rsplit(".", 1)[-1]
+            columns = _columns(traceback, n)
+            return Place(file, frame.line_num, function, *columns), called.rsplit(".", 1)[-1]
     return Place(), ""
+
+
+def _columns(traceback: Any, n: int) -> tuple[int, int]:
+    """Where in its line the expression of frame `n` begins and ends; 0 where that is not known."""
+    if not hasattr(traceback, "raw_frames"):
+        return 0, 0
+    codes, instructions = traceback.raw_frames()
+    positions = codes[n].co_positions() if n < len(codes) else iter(())
+    line, last, column, end = next(
+        itertools.islice(positions, instructions[n] // 2, None), (None, None, None, None)
+    )
+    return column or 0, (end or 0) if line == last else 0

@@ -104,7 +104,7 @@ def find(sites: Sites, known: Values) -> list[Region]:
 
 
 def _in_scope(sites: Sites, scope: Scope, depth: int) -> list[Region]:
-    members = {o for op in scope.ops if _allowed(op) for o in op.outputs}
+    members = {o for op in scope.ops if _allowed(op) and not _refills(op) for o in op.outputs}
     starts = [v for v in scope.inputs if v in sites.live]
     starts += [o for op in scope.ops for o in op.outputs if o in sites.live and o not in members]
     found: list[Region] = []
@@ -120,6 +120,12 @@ def _in_scope(sites: Sites, scope: Scope, depth: int) -> list[Region]:
         seen.update(further)
         starts += further
     return found
+
+
+def _refills(op: Op) -> bool:
+    """Whether a reshape makes other axes of the entries: channels split into groups."""
+    before, after = ([n for n in a.shape if n > 1] for a in (op.in_avals[0], op.out_avals[0]))
+    return op.primitive.name == "reshape" and before != after
 
 
 def _allowed(op: Op) -> bool:

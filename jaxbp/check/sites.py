@@ -161,7 +161,8 @@ class Sites:
         op = self.producer.get(v)
         if op is None:
             return "an argument"
-        text = f", `{op.place.text}`" if op.place.text else ""
+        part = op.place.expression or op.place.text
+        text = f", `{part}`" if part else ""
         return f"the result of `{op.name}` at {op.place}{text}"
 
 

@@ -165,19 +165,23 @@ def ways(sites: Sites, op: Op, v: int) -> tuple[Any, ...]:
         if (o.place, o.primitive.name) == key[:2] and len(o.outputs) > key[2]
     ]
     before = sum(rank < sites.rank[id(op)] for _, rank in same)
-    return (("value", v), ("turns", [o for o, _ in same].index(v) - before))
+    return (("value", v), ("turns", maker.place.column, [o for o, _ in same].index(v) - before))
 
 
 # --- finding them -------------------------------------------------------------------------------------
 
 
 def _like(sites: Sites, scope: Scope, start: int, end: Op) -> list[int]:
-    """Other values of the same shape at which a derivative might be taken by mistake."""
-    made = [o for op in scope.ops if not is_elementwise(op) for o in op.outputs]
-    near = [o for op in scope.ops if is_elementwise(op) for o in op.outputs]
+    """Other values of the same shape at which a derivative might be taken by mistake, nearest first."""
+    here = sites.rank[id(end)]
+    ops = sorted(scope.ops, key=lambda op: abs(sites.rank[id(op)] - here))
+    made = [o for op in ops if not is_elementwise(op) for o in op.outputs]
+    near = [o for op in ops if is_elementwise(op) for o in op.outputs]
+    few = MOST_OTHERS // 2
+    made = [*made[:few], *near[:few], *made[few:], *near[few:]]
     same = [
         v
-        for v in dict.fromkeys((*scope.inputs, *made, *near))
+        for v in dict.fromkeys((*scope.inputs, *made))
         if v not in (start, end.outputs[0])
         and sites.shape.get(v) == sites.shape[start]
         and sites.floating(v)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check import coupled, formulas, handed_on, patterns, products, recompute, stretches
+from jaxbp.check import coupled, formulas, handed_on, patterns, products, recompute, shadows, stretches
 from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.moves import moves
 from jaxbp.check.oracle import float64
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
-KINDS = ("edges", "coupled", "guesses", "formulas", "rows", "exchanged", "halves", "bypasses")
+KINDS = ("edges", "coupled", "guesses", "formulas", "shadows", "rows", "exchanged", "halves", "bypasses")
 
 
 @dataclass(eq=False)
@@ -187,6 +187,9 @@ def _build(case: Case, kind: str) -> Table | None:
     if kind == "formulas":
         known = recorded(case)
         return _given(case, sites, at, formulas.guesses(sites, known[0]), [{} for _ in known])
+    if kind == "shadows":
+        known = recorded(case)
+        return _given(case, sites, at, shadows.guesses(sites, known[0]), [{} for _ in known])
     if kind == "edges":
         return _weighted(case, sites, at, sites.edges(), groups=True)
     if kind == "rows":

@@ -46,6 +46,18 @@ class Together:
     def slot(self) -> Any:
         return self.parts[-1].slot
 
+    @property
+    def one_value(self) -> bool:
+        """Whether it is a loop in Python that uses one value in every turn: a weight, a learning rate."""
+        first = self.parts[0]
+        return len(self.parts) > 2 and all(
+            isinstance(part, Edge)
+            and (part.op.place, part.op.primitive, part.operand)
+            == (first.op.place, first.op.primitive, first.operand)
+            and part.op.inputs[part.operand] == first.op.inputs[first.operand]
+            for part in self.parts
+        )
+
 
 def same_line(edges: list[Edge]) -> list[Together]:
     """Edges into the same operand of the same line's operations, and all uses of a value in a line."""
@@ -53,9 +65,9 @@ def same_line(edges: list[Edge]) -> list[Together]:
     for edge in edges:
         op = edge.op
         if not edge.variable and op.place.file:
-            line = (op.place.file, op.place.line)
-            groups.setdefault((*line, op.primitive.name, edge.operand), []).append(edge)
-            groups.setdefault((*line, "value", op.inputs[edge.operand]), []).append(edge)
+            for line in _lines(op):
+                groups.setdefault((*line, op.primitive.name, edge.operand), []).append(edge)
+            groups.setdefault((*_lines(op)[1], "value", op.inputs[edge.operand]), []).append(edge)
     return _distinct([group for group in groups.values() if len(group) > 1])
 
 
@@ -65,15 +77,22 @@ def alike(guesses: list[Any]) -> list[Together]:
     for guess in guesses:
         op = guess.op
         if op.place.file:
-            key = op.place.file, op.place.line, op.primitive.name, guess.operand, guess.words
-            for way in getattr(guess, "ways", (0,)):
-                groups.setdefault((*key, way), []).append(guess)
+            for line in _lines(op):
+                for way in getattr(guess, "ways", (0,)):
+                    key = (*line, op.primitive.name, guess.operand, guess.words, way)
+                    groups.setdefault(key, []).append(guess)
     one_each = [
         g
         for g in groups.values()
         if len({id(getattr(guess, "slot", guess)) for guess in g}) == len(g) > 1
     ]
     return _distinct(one_each)
+
+
+def _lines(op: Op) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The expression that an operation is of, and the whole line that holds it."""
+    line = op.place.file, op.place.line
+    return (*line, op.place.column), line
 
 
 def _distinct(groups: list[list[Any]]) -> list[Together]:

@@ -46,9 +46,10 @@ def role(op: Op, k: int) -> str:
 
 
 def at(op: Op) -> str:
-    """`at softmax.py:12, `return e / s``, with the library function it stands in."""
+    """`at softmax.py:12: `e / s` in `return e / s``, with the library function it stands in."""
     within = f", inside `{op.within}`" if op.within and op.kind != "rule" else ""
-    text = f": `{op.place.text}`" if op.place.text else ""
+    part = f" `{op.place.expression}` in" if op.place.expression else ""
+    text = f":{part} `{op.place.text}`" if op.place.text else ""
     return f"at {op.place}{within}{text}"
 
 
@@ -59,6 +60,8 @@ def source(op: Op) -> str:
 def origin_of(case: Case, sites: Sites, op: Op, k: int) -> str:
     """What the operand is: an argument, or the result of an earlier operation (moves left out)."""
     v: Any = op.inputs[k]
+    if isinstance(v, Constant):
+        return f"the number {float(np.ravel(v.value)[0]):g}" if np.size(v.value) == 1 else "a fixed array"
     while isinstance(v, int) and v in sites.producer:
         maker = sites.producer[v]
         if maker.primitive.name not in (
@@ -68,7 +71,8 @@ def origin_of(case: Case, sites: Sites, op: Op, k: int) -> str:
             "squeeze",
             "copy",
         ):
-            return f"`{maker.name}` {at(maker)}"
+            part = maker.place.expression
+            return f"`{maker.name}` at {maker.place}: `{part}`" if part else f"`{maker.name}` {at(maker)}"
         v = maker.inputs[0]
     inputs = case.oracle.program.scope.inputs
     if v in inputs:
@@ -219,6 +223,30 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
             f"{names}: the contributions along {what} {at(op)} are weighted {values} instead of 1 each"
         )
     return Finding(names, "missing-rows", detail, evidence)
+
+
+def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names: str) -> Finding:
+    """Some of the turns of a loop that Python unrolled do not count as they should."""
+    op, k, count = loop.op, loop.operand, len(weights)
+    wrong = np.flatnonzero(np.abs(np.asarray(weights) - 1) > 1e-3)
+    gone = np.flatnonzero(np.abs(weights) < 1e-3)
+    through = f"{role(op, k)} {at(op)} (that operand comes from {origin_of(case, sites, op, k)})"
+    evidence = {
+        "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
+        "weights": [round(float(w), 5) for w in weights],
+    }  # fmt: skip
+    if len(gone) == len(wrong) == count - 1:
+        left = next(n for n in range(count) if n not in gone)
+        detail = f"only turn {left} of the {count} of that line contributes: the sum over them is missing"
+        return Finding(names, "missing-sum", f"{names}: through {through}, {detail}", evidence)
+    if len(gone) == len(wrong):
+        detail = f"the contribution of {indices(gone)} of the {count} turns of that line is missing"
+    else:
+        shown = ", ".join(f"{w:.4g}" for w in weights[:8])
+        detail = (
+            f"the contributions of the {count} turns of that line are weighted {shown} instead of 1 each"
+        )
+    return Finding(names, "missing-rows", f"{names}: through {through}, {detail}", evidence)
 
 
 def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
