@@ -17,12 +17,13 @@ from experiments.gallery import (
     sequences,
     systems,
     tables,
+    unrolled,
 )
 from experiments.gallery.common import Exhibit
 
 FAMILIES = (
     dense, activations, norms, losses, attention, convolution, recurrence, tables, science,
-    blocks, sequences, formulas, systems,
+    blocks, sequences, formulas, systems, unrolled,
 )  # fmt: skip
 
 

@@ -108,6 +108,38 @@ def _batch_norm() -> Exhibit:
     return Exhibit("batch norm", batch_norm, (normal(8, 3), 1 + 0.2 * normal(3)), batch_norm_hand, faults)
 
 
+GROUPS = 2
+
+
+def group_norm(x: Any, g: Any, b: Any) -> Any:
+    y = x.reshape(x.shape[0], -1, GROUPS, x.shape[-1] // GROUPS)
+    c = y - y.mean((1, 3), keepdims=True)
+    r = 1 / jnp.sqrt((c * c).mean((1, 3), keepdims=True) + 1e-5)
+    return (c * r).reshape(x.shape) * g + b
+
+
+def group_norm_hand(x: Any, g: Any, b: Any, dy: Any, first: Any = (1, 3), second: Any = (1, 3)) -> Any:
+    y = x.reshape(x.shape[0], -1, GROUPS, x.shape[-1] // GROUPS)
+    c = y - y.mean((1, 3), keepdims=True)
+    r = 1 / jnp.sqrt((c * c).mean((1, 3), keepdims=True) + 1e-5)
+    d, xh = (dy * g).reshape(y.shape), c * r
+    dx = r * (d - d.mean(first, keepdims=True) - xh * (d * xh).mean(second, keepdims=True))
+    return dx.reshape(x.shape), (dy * xh.reshape(x.shape)).sum((0, 1, 2)), dy.sum((0, 1, 2))
+
+
+def _group_norm() -> Exhibit:
+    def along(first: Any, second: Any) -> Hand:
+        return lambda *a: group_norm_hand(*a, first=first, second=second)
+
+    faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
+        "means over space alone": (along((1,), (1,)), ("missing-sum",)),
+        "the variance's path over channels alone": (along((1, 3), (3,)), ("missing-sum",)),
+        "means over the batch as well": (along((0, 1, 3), (0, 1, 3)), ("extra-path",)),
+    }
+    args = normal(2, 3, 4, 6), 1 + 0.3 * normal(6), normal(6)
+    return Exhibit("group norm", group_norm, args, group_norm_hand, faults)
+
+
 def exhibits() -> list[Exhibit]:
     """All of this family."""
-    return [_layer_norm(), _rms_norm(), _batch_norm()]
+    return [_layer_norm(), _rms_norm(), _batch_norm(), _group_norm()]

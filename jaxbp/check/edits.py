@@ -227,8 +227,9 @@ class Edited:
         self.at_others = _by_op(self.others, range(self.weights, self.size))
         self.at_shadows: dict[int, list[tuple[int, Shadow]]] = {}
         for at, other in enumerate(self.others, self.weights):
-            for op in other.uses if isinstance(other, Shadow) else ():
-                self.at_shadows.setdefault(id(op), []).append((at, other))
+            if isinstance(other, Shadow):
+                for op in other.uses:
+                    self.at_shadows.setdefault(id(op), []).append((at, other))
         self.at_changes = _by_op(self.changes, range(self.weights + len(self.others), self.size))
 
         def gradient(theta: Any, given: Any, leaves: list[Any], dy: list[Any]) -> list[Any]:
