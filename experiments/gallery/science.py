@@ -104,6 +104,34 @@ def _physics() -> Exhibit:
     )
 
 
+def rendered(density: Any, colour: Any, length: Any) -> Any:
+    """Light along a ray, as volume rendering adds it up."""
+    through = jnp.exp(-density * length)
+    before = jnp.concatenate([jnp.ones_like(through[:1]), jnp.cumprod(through)[:-1]])
+    return (before * (1 - through)) @ colour
+
+
+def rendered_hand(
+    density: Any, colour: Any, length: Any, dy: Any, own: int = 0, front: bool = False
+) -> Any:
+    through = jnp.exp(-density * length)
+    before = jnp.concatenate([jnp.ones_like(through[:1]), jnp.cumprod(through)[:-1]])
+    seen = colour @ dy
+    part = before * (1 - through) * seen
+    hidden = jnp.cumsum(part) if front else jnp.cumsum(part[::-1])[::-1] - (1 - own) * part
+    d = before * through * seen - hidden
+    return d * length, jnp.outer(before * (1 - through), dy), d * density
+
+
+def _rendered() -> Exhibit:
+    faults: dict[str, tuple[Hand, tuple[str, ...]]] = {
+        "each point hides itself": (lambda *a: rendered_hand(*a, own=1), ("missing-rows", "extra-path")),
+        "what lies in front, not behind": (lambda *a: rendered_hand(*a, front=True), ("flip",)),
+    }
+    args = jnp.abs(normal(6)), normal(6, 3), 0.1 + 0.5 * jnp.abs(normal(6, seed=1))
+    return Exhibit("volume rendering", rendered, args, rendered_hand, faults)
+
+
 def exhibits() -> list[Exhibit]:
     """All of this family."""
-    return [_blocked_sum(), _ode(), _physics()]
+    return [_blocked_sum(), _ode(), _physics(), _rendered()]

@@ -34,8 +34,10 @@ def without(
 
 
 def _is_mask(value: Any) -> bool:
-    """Whether a value is 0 in some places and one other number in the rest."""
-    return bool(np.any(value == 0)) and len(np.unique(value)) == 2
+    """Whether a value is 0 in some places and one other number in the rest, or 0 or 1 everywhere."""
+    return bool(
+        np.all((value == 0) | (value == 1)) or (np.any(value == 0) and len(np.unique(value)) == 2)
+    )
 
 
 def _parts(sites: Sites, v: Any, known: Values, steps: int) -> list[Any]:

@@ -29,6 +29,8 @@ def moves(sites: Sites) -> Iterator[Instead]:
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
             yield Instead(op, -1, _wrong_way(op), "flip", words, whole=True)
+        if op.primitive.name in ("concatenate", "pad"):
+            yield from _running_before(sites, op)
         if op.primitive.name in MOVES and sites.is_live(op, 0):
             yield from MOVES[op.primitive.name](op)
 
@@ -38,6 +40,48 @@ def _running(op: Op) -> Iterator[Instead]:
     yield Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
     words = "run without each entry's own term: off by one"
     yield Instead(op, 0, _exclusive(op), "missing-rows", words)
+
+
+def _running_before(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A running sum or product up to the entry before, whose error takes in the entry, or is turned.
+
+    `T = concatenate([1, cumprod(e)[:-1]])`, as light is carried through what lies in front of a point.
+    """
+    for k, v in enumerate(op.inputs):
+        cut = sites.producer.get(v) if isinstance(v, int) else None
+        run = sites.producer.get(cut.inputs[0]) if cut is not None else None
+        if cut is None or cut.primitive.name != "slice" or run is None:
+            continue
+        if (
+            run.primitive.name in ("cumsum", "cumprod")
+            and run.out_avals[0].shape == op.out_avals[0].shape
+        ):
+            reverse = run.params["reverse"]
+            for words, back, own in (
+                ("run with each entry's own term, where it ends before it: off by one", reverse, True),
+                ("run in the direction of the forward pass", not reverse, False),
+                (
+                    "run in the direction of the forward pass, with each entry's own term",
+                    not reverse,
+                    True,
+                ),
+            ):
+                cause = "missing-rows" if back == reverse else "flip"
+                yield Instead(op, k, _summed(run, back, own), cause, words)
+
+
+def _summed(run: Op, reverse: bool, own: bool) -> Any:
+    """The value, with the derivative of another running sum or product; `own` counts the entry itself."""
+    axis, product = run.params["axis"], run.primitive.name == "cumprod"
+    still = jax.lax.stop_gradient
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x = env[run.inputs[0]]
+        parts = x / still(x) if product else x
+        total = jax.lax.cumsum(parts, axis, reverse) - (0 if own else parts)
+        return still(results[0]) * total if product else total
+
+    return make
 
 
 def _cropped(op: Op) -> Iterator[Instead]:

@@ -49,6 +49,12 @@ class Table:
 
 def points(case: Case) -> list[int]:
     """The given point and those at which the claimed gradient is worst: two, or more for small leaves."""
+    if "points" not in case.cache:
+        case.cache["points"] = _points(case)
+    return case.cache["points"]
+
+
+def _points(case: Case) -> list[int]:
     errors = [
         max((gap(case.got[i][q], case.true[i][q]) for i in case.wrong), default=0.0)
         for q in range(len(case.points))
@@ -78,6 +84,12 @@ def telling(case: Case) -> int:
 
 def usable(case: Case) -> list[int]:
     """The leaves whose claims can be compared."""
+    if "usable" not in case.cache:
+        case.cache["usable"] = _usable(case)
+    return case.cache["usable"]
+
+
+def _usable(case: Case) -> list[int]:
     return [
         i
         for i in range(len(case.paths))

@@ -7,7 +7,7 @@ that of autodiff in the same dtype.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Verdicts:
 
     def __init__(self, check: Check):
         self.check = check
+        self._measured: dict[tuple[int, int], tuple[float, Any]] = {}
         self.floor = self._floor()
         self._spreads: list[list[float]] | None = None
 
@@ -48,6 +49,13 @@ class Verdicts:
             for g, t, p in zip(grads, check.truth[0], plain, strict=True)
         ]
 
+    def error(self, got: np.ndarray, true: np.ndarray) -> float:
+        """`measure.error`, once for every pair of arrays: they may have millions of entries."""
+        key = id(got), id(true)
+        if key not in self._measured:
+            self._measured[key] = error(got, true), (got, true)  # which keeps their ids from others
+        return self._measured[key][0]
+
     def tolerance(self, i: int) -> float:
         """The relative error from which leaf `i` is suspect."""
         if self.check.exact is not None:
@@ -58,7 +66,7 @@ class Verdicts:
 
     def errors(self, i: int) -> list[float]:
         """The error of leaf `i` at every point."""
-        return [error(g[i], t[i]) for g, t in zip(self.check.got, self.check.truth, strict=True)]
+        return [self.error(g[i], t[i]) for g, t in zip(self.check.got, self.check.truth, strict=True)]
 
     def is_wrong(self, i: int) -> bool:
         if self.check.target.optional[i] and self.check.rule.absent[i]:
@@ -83,13 +91,13 @@ class Verdicts:
         eps = noise.epsilon(check.target.leaves[i].dtype)
         if check.exact is None or not far > self.tolerance(i) or eps < 1e-10:
             return False
-        here = error(check.eager[i], check.truth[0][i])
+        here = self.error(check.eager[i], check.truth[0][i])
         return far > 1e-3 * min(here, 1.0) and far > 1e-3 * min(self.floor[i], 1.0)
 
     def _eager_wrong(self, i: int) -> bool:
         """The formula is right in float64; is the working dtype's result still of any use."""
         check = self.check
-        here = error(check.eager[i], check.truth[0][i])
+        here = self.error(check.eager[i], check.truth[0][i])
         eps = noise.epsilon(check.target.leaves[i].dtype)
         if not np.isfinite(here):
             return bool(np.isfinite(self.floor[i])) and bool(np.all(np.isfinite(check.truth[0][i])))
@@ -132,9 +140,9 @@ class Verdicts:
         if i in wrong and errors[0] <= self.tolerance(i) and not max(errors) <= self.tolerance(i):
             q = int(np.argmax([np.inf if np.isnan(e) else e for e in errors]))
         got, true = (check.eager[i] if q == 0 else check.got[q][i]), check.truth[q][i]
-        if q and not error(got, true) > self.tolerance(i):
+        if q and not self.error(got, true) > self.tolerance(i):
             got = check.got[q][i]
-        path, leaf, far = check.target.paths[i], check.target.leaves[i], error(got, true)
+        path, leaf, far = check.target.paths[i], check.target.leaves[i], self.error(got, true)
         verdict = self._verdict(i, wrong, far)
         if verdict == "wrong" and got.shape == true.shape:
             check.report.pictures[path] = (got, true)

@@ -275,8 +275,15 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
-    if op.kind == "scan" or op.primitive.name in ("cumsum", "cumprod"):
-        what = "the loop" if op.kind == "scan" else f"`{op.name}`"
+    if op.kind == "scan" or choice.words.startswith("run "):
+        running = op.primitive.name in ("cumsum", "cumprod")
+        what = (
+            "the loop"
+            if op.kind == "scan"
+            else f"`{op.name}`"
+            if running
+            else "the running sum or product"
+        )
         detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
         return Finding(names, cause, detail, evidence)
     if isinstance(choice, Change):
