@@ -44,15 +44,17 @@ def returns(r: Any, last: Any, done: Any) -> Any:
     return jnp.stack(found[::-1])
 
 
-def returns_hand(r: Any, last: Any, done: Any, dy: Any, across: bool = False, now: bool = False) -> Any:
+def returns_hand(
+    r: Any, last: Any, done: Any, dy: Any, across: bool = False, now: bool = False, turned: bool = False
+) -> Any:
     g, after = last, [last] * len(r)
     for t in reversed(range(len(r))):
         after[t] = g
         g = r[t] + DISCOUNT * (1 - done[t]) * g
-    d, dr = jnp.zeros_like(last), []
-    for t in range(len(r)):
+    d, dr = jnp.zeros_like(last), [last] * len(r)
+    for t in reversed(range(len(r))) if turned else range(len(r)):
         d = dy[t] + d
-        dr.append(dy[t] if now else d)
+        dr[t] = dy[t] if now else d
         d = d * DISCOUNT * (1 if across else 1 - done[t])
     ddone = [-DISCOUNT * after[t] * dr[t] for t in range(len(r))]
     return jnp.stack(dr), d, jnp.stack(ddone)
@@ -94,6 +96,7 @@ def exhibits() -> list[Exhibit]:
     }
     across: dict[str, tuple[Hand, tuple[str, ...]]] = {
         "across the ends of episodes": (lambda *a: returns_hand(*a, across=True), ("missing-rows",)),
+        "from the last reward to the first": (lambda *a: returns_hand(*a, turned=True), ("flip",)),
         "every reward now": (lambda *a: returns_hand(*a, now=True), ("missing-path", "missing-rows")),
     }
     late: dict[str, tuple[Hand, tuple[str, ...]]] = {

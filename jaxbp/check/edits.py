@@ -10,7 +10,7 @@ pass again and slips there. All weights form one vector; one compiled program, `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -96,6 +96,16 @@ class Shadow(Instead):
 
 
 @dataclass(frozen=True, eq=False)
+class Rewired(Instead):
+    """`make` gives other values by number, for the operands in `uses`: `id(op) -> [(operand, number)]`.
+
+    It is called at the last operation of what is replaced; operand -1 stands for that one's own result.
+    """
+
+    uses: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Change:
     """`make(operands, result, weight)` is the operation's value; with weight 0 it is the right one."""
 
@@ -116,6 +126,7 @@ class Weights(Editor):
         self.turns: dict[int, Any] = {}
         self.shadows: dict[tuple[int, int], Any] = {}
         self.right: dict[int, list[Any]] = {}
+        self.made: dict[int, dict[int, Any]] = {}
 
     def turn(self, op: Op, index: Any) -> None:
         self.turns[id(op)] = index
@@ -128,7 +139,16 @@ class Weights(Editor):
         for at, other in self.edited.at_others.get(id(op), ()):
             if other.operand >= 0:
                 values[other.operand] = gate(values[other.operand], 1 - self.theta[at])
+        for at, other in self.edited.at_uses.get(id(op), ()):
+            for k, number in other.uses[id(op)]:
+                if k >= 0:
+                    values[k] = self._rewired(at, values[k], number)
         return self._shadowed(op, values)
+
+    def _rewired(self, at: int, right: Any, number: int) -> Any:
+        """The value, whose error goes to the one that was made for it."""
+        weight = self.theta[at]
+        return beside(gate(right, 1 - weight), self.made[at][number], weight)
 
     def _shadowed(self, op: Op, values: list[Any]) -> list[Any]:
         """The operands, with what stands for them; the right ones are kept."""
@@ -166,6 +186,13 @@ class Weights(Editor):
                 y = results[edge.operand]
                 results[edge.operand] = gate(y, self._weight(at, edge, y))
         others = self.edited.at_others.get(id(op), ())
+        for at, other in others:
+            if isinstance(other, Rewired):
+                here = {**env, **dict(zip(op.outputs, results, strict=True))}
+                self.made[at] = other.make(operands, results, here, None)
+                for _, number in other.uses[id(op)]:
+                    results[0] = self._rewired(at, results[0], number)
+        others = [(at, other) for at, other in others if not isinstance(other, Rewired)]
         for at, other in others:
             if other.operand < 0:
                 count = len(results) if other.whole else 1
@@ -225,8 +252,12 @@ class Edited:
         self.loops = loops(oracle.program.scope)
         self.at_edges = _by_op(self.edges, self.starts)
         self.at_others = _by_op(self.others, range(self.weights, self.size))
+        self.at_uses: dict[int, list[tuple[int, Rewired]]] = {}
         self.at_shadows: dict[int, list[tuple[int, Shadow]]] = {}
         for at, other in enumerate(self.others, self.weights):
+            if isinstance(other, Rewired):
+                for key in other.uses:
+                    self.at_uses.setdefault(key, []).append((at, other))
             if isinstance(other, Shadow):
                 for op in other.uses:
                     self.at_shadows.setdefault(id(op), []).append((at, other))

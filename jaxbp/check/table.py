@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check import coupled, formulas, handed_on, patterns, products, recompute, shadows, stretches
+from jaxbp.check import (
+    coupled,
+    formulas,
+    handed_on,
+    patterns,
+    products,
+    recompute,
+    shadows,
+    stretches,
+    turns,
+)
 from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.moves import moves
 from jaxbp.check.oracle import float64
@@ -212,6 +222,7 @@ def _build(case: Case, kind: str) -> Table | None:
             *selections(sites),
             *moves(sites),
             *solves(sites),
+            *turns.wrong_way(sites),
         ]
         return _switched(case, sites, at, others, Edited(case.oracle, others=others))
     if kind == "exchanged":

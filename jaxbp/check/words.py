@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check.edits import Change, Edge
+from jaxbp.check.edits import Change, Edge, Rewired
 from jaxbp.check.meaning import indices, meaning_of
 from jaxbp.check.operations import Constant, Editor, Op
 from jaxbp.check.oracle import float64
@@ -276,14 +276,11 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
         )
         return Finding(names, cause, detail, evidence)
     if op.kind == "scan" or choice.words.startswith("run "):
-        running = op.primitive.name in ("cumsum", "cumprod")
-        what = (
-            "the loop"
-            if op.kind == "scan"
-            else f"`{op.name}`"
-            if running
-            else "the running sum or product"
-        )
+        what = "the running sum or product"
+        if op.kind == "scan" or isinstance(choice, Rewired):
+            what = "the loop"
+        elif op.primitive.name in ("cumsum", "cumprod"):
+            what = f"`{op.name}`"
         detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
         return Finding(names, cause, detail, evidence)
     if isinstance(choice, Change):
