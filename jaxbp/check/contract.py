@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check import noise, nonfinite_ops
+from jaxbp.check.measure import NOTHING
 from jaxbp.check.oracle import float64
 from jaxbp.check.program import read
 from jaxbp.check.report import Finding
@@ -274,6 +275,8 @@ def _nonlinear(check: Check, k: float, a: list, b: list, mixed: list) -> list[Fi
         if not all(np.all(np.isfinite(g)) for g in (a[i], b[i], mixed[i])):
             continue
         scale = max(map(noise.scale_of, (k * a[i], b[i], mixed[i]))) or 1.0
+        if max(noise.scale_of(a[i]), noise.scale_of(b[i])) <= NOTHING * noise.scale_of(check.truth[0][i]):
+            continue  # rounding about 0: that is missing altogether, and not stale
         limit = 1e-6 if check.exact is not None else 3 * _limit(check, i)
         gap = noise.scale_of(k * a[i] - 0.5 * b[i] - mixed[i]) / scale
         if not gap > limit:

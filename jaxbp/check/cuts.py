@@ -20,7 +20,7 @@ from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
 from jaxbp.check.shadows import Taken
 from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
-from jaxbp.check.together import Together
+from jaxbp.check.together import Together, Weighted
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -83,6 +83,8 @@ def _single(case: Case, found: Table, group: list[int], inside: list[int]) -> Fi
 
 def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Finding:
     choice = found.choices[n]
+    if isinstance(choice, Weighted):
+        return words.edge(case, found.sites, choice, 1 - choice.weight, names)
     loop = _loop_around(found, choice)
     if loop is not None:
         weights = [1.0 - amount if part is choice else 1.0 for part in loop.parts]
@@ -96,6 +98,9 @@ def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Fin
 
 
 def _is_edge(choice: Any) -> bool:
+    """Whether the effect is in proportion to how much of an edge is cut."""
+    if isinstance(choice, Weighted):
+        return False
     return isinstance(choice.parts[0] if isinstance(choice, Together) else choice, Edge)
 
 
@@ -104,6 +109,8 @@ def _preference(found: Table, fit: tuple[int, float]) -> tuple[Any, ...]:
     n, amount = fit
     choice = found.choices[n]
     rank = found.sites.rank[id(choice.op)]
+    if isinstance(choice, Weighted):
+        return (False, False, rank, True, -n)
     if not _is_edge(choice):
         return (-choice.rank, choice.cause in ("factor", "mask"), rank, -n)
     return (abs(amount - 1) < EXACT, not isinstance(choice, Together), rank, not choice.variable, -n)

@@ -154,9 +154,9 @@ def _changes(case: Case) -> Iterator[tuple[str, str, Any]]:
     for j, k in itertools.combinations(range(len(leaves)), 2):
         if leaves[j].shape == leaves[k].shape:
             words = f"{case.paths[j]} and {case.paths[k]} in each other's place"
-            yield "swapped", words, _exchange(j, k)
             yield "wrong-point", f"{case.paths[k]} in the place of {case.paths[j]}", _copy(j, k)
             yield "wrong-point", f"{case.paths[j]} in the place of {case.paths[k]}", _copy(k, j)
+            yield "swapped", words, _exchange(j, k)
 
 
 def _one(j: int, turn: Any) -> Any:

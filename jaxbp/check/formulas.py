@@ -46,9 +46,7 @@ class Slip(Guess):
     def finding(self, case: Any, sites: Sites, names: str, places: int) -> Finding:
         region = self.region
         assert region is not None
-        op, inputs = region.end, case.oracle.program.scope.inputs
-        start = case.paths[inputs.index(region.start)] if region.start in inputs else ""
-        start = start or sites.describe(region.start)
+        op, start = region.end, sites.describe(region.start)
         also = f", in {places} places of that line" if places > 1 else ""
         axes = f"axis {list(region.axes)}"
         detail = (
@@ -88,7 +86,11 @@ class _Writer:
         self.sums = [term.op for term in terms]
         self.plain = not np.any(direct)
         self.factors = list(_factors(sites, region, known))
-        self.slots: dict[tuple[tuple[int, ...], tuple[int, ...]], Instead] = {}
+        size = int(np.prod(region.shape))
+        self.flags = -(-regions.MOST_TERMS * len(region.shape) // size)  # blocks that say what is summed
+        make = _reduced(region) if region.reduced else _spread(region)
+        shape = (*self.lead, BLOCKS + self.flags, *region.shape)
+        self.slot = Instead(region.end, -1, make, shape=shape)
         self.known = known
 
     def parts(self, env: Values) -> Parts:
@@ -117,22 +119,32 @@ class _Writer:
         way: int = 0,
     ) -> Slip:
         """`axes` are those of the sums in `terms`, or of all sums."""
-        slot = self._slot(self.region.axes if axes is None else axes, terms)
+        rank, own = len(self.region.shape), self.region.axes
+        summed = np.zeros((regions.MOST_TERMS, rank))
+        for t in range(self.count):
+            chosen = own if axes is None or (terms and t not in terms) else axes
+            summed[t] = np.isin(np.arange(rank), chosen)
+        size = int(np.prod(self.region.shape))
+        flags = np.zeros(self.flags * size)
+        flags[: summed.size] = summed.reshape(-1)
+        flags = np.broadcast_to(flags, (*self.lead, flags.size))
+        flags = flags.reshape(*self.lead, self.flags, *self.region.shape)
 
         def values(env: Values, slopes: Values) -> np.ndarray:
             parts = change(list(self.parts(env)), env)
             parts += [np.zeros(self.full)] * (BLOCKS - len(parts))
-            return np.stack([np.broadcast_to(p, self.full) for p in parts], len(self.lead))
+            stacked = np.stack([np.broadcast_to(p, self.full) for p in parts], len(self.lead))
+            return np.concatenate([stacked, flags], len(self.lead))
 
-        return Slip(slot, cause, words, values, region=self.region, along=axes or (), ways=(way,))
-
-    def _slot(self, axes: tuple[int, ...], terms: tuple[int, ...]) -> Instead:
-        if (axes, terms) not in self.slots:
-            every = [axes if not terms or t in terms else self.region.axes for t in range(self.count)]
-            make = _reduced(self.region) if self.region.reduced else _spread(self.region, every)
-            shape = (*self.lead, BLOCKS, *self.region.shape)
-            self.slots[axes, terms] = Instead(self.region.end, -1, make, shape=shape)
-        return self.slots[axes, terms]
+        return Slip(
+            self.slot,
+            cause,
+            words,
+            values,
+            region=self.region,
+            along=axes or (),
+            ways=((way, axes, terms),),
+        )
 
     # --- where in the formula
 
@@ -384,16 +396,22 @@ def _name(sites: Sites, v: Any) -> str:
     return sites.describe(v)
 
 
-def _spread(region: Region, axes: list[tuple[int, ...]]) -> Any:
-    """The transpose of `g -> d ∘ g + Σ outer ∘ S(inner ∘ g)`, as a linear function of `u`."""
+def _spread(region: Region) -> Any:
+    """The transpose of `g -> d ∘ g + Σ outer ∘ S(inner ∘ g)`, as a linear function of `u`.
+
+    What is given says behind `d` and the terms, for each term and axis, whether `S` sums along it.
+    """
+    rank = len(region.shape)
 
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
         u, given = env[region.start], jax.lax.stop_gradient(given)
+        summed = given[BLOCKS:].reshape(-1)
         made = given[0] * u
-        for t, summed in enumerate(axes):
-            inner, outer = given[1 + 2 * t], given[2 + 2 * t]
-            moved = outer * u
-            total = jnp.sum(moved, axis=summed, keepdims=True) if summed else moved
+        for t in range(regions.MOST_TERMS):
+            inner, total = given[1 + 2 * t], given[2 + 2 * t] * u
+            for axis in range(rank):
+                more = jnp.sum(total, axis=axis, keepdims=True) - total
+                total = total + summed[t * rank + axis] * more
             made = made + inner * total
         return made + region.beside(env, again)
 

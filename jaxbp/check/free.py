@@ -21,9 +21,11 @@ from jaxbp.check import patterns
 from jaxbp.check.edits import Edited, Instead, loops
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op
+from jaxbp.check.oracle import float64
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import UNARY, Sites
 from jaxbp.check.table import claimed, columns, effects, points, recorded, sites_of, usable
+from jaxbp.check.where import in_words, wrong_entries
 from jaxbp.check.words import at, origin_of, role, source
 
 if TYPE_CHECKING:
@@ -111,9 +113,15 @@ def _value(op: Op, k: int, known: dict[int, np.ndarray]) -> np.ndarray | None:
 
 
 def _slope(op: Op, k: int, known: dict[int, np.ndarray]) -> np.ndarray | None:
-    """The right slopes of a product or quotient; 1 for a bend, whose slopes are compared with nothing."""
+    """The right slopes of a product, a quotient or a bend."""
     if op.primitive.name not in ("mul", "div"):
-        return np.ones(op.out_avals[0].shape)
+        values: Any = [_value(op, n, known) for n in range(len(op.inputs))]
+        if any(v is None for v in values):
+            return None
+        with float64():
+            x = jnp.asarray(values[k])
+            bend = lambda u: again(op, [u if n == k else v for n, v in enumerate(values)])  # noqa: E731
+            return np.asarray(jax.jvp(bend, (x,), (jnp.ones_like(x),))[1])
     a, b = _value(op, 0, known), _value(op, 1, known)
     if a is None or b is None:
         return None
@@ -190,6 +198,12 @@ def _finding(
         evidence["advice"] = (
             "Use the value that this call computes, not one that was kept from an earlier one."
         )
+    lost = _lost(solved, right)
+    if lost and not old:
+        detail = (
+            f"the error that comes back through `{op.within or op.name}` {at(op)} is lost in some entries"
+        )
+        return Finding(names, "missing-rows", f"{names}: {detail}: {lost}", evidence)
     if op.primitive.name not in PRODUCTS:
         detail = (
             f"{names}: the derivative of `{op.within or op.name}` {at(op)} is another function's: by "
@@ -208,6 +222,13 @@ def _finding(
         f"squares {_some(solved)}, where {_some(right)} belongs.{still}"
     )
     return Finding(names, "stale" if old else "wrong-point", detail, evidence)
+
+
+def _lost(solved: np.ndarray, right: np.ndarray) -> str:
+    """Where the solved slopes are 0 and the right ones are not, if all others are right; in words."""
+    wrong = wrong_entries(solved, right, 1e-5)
+    near = np.abs(solved) <= 1e-5 * float(np.max(np.abs(right), initial=0.0))
+    return in_words(wrong) if np.any(wrong) and np.all(near[wrong]) and not np.all(wrong) else ""
 
 
 def _same_there(case: Case, n: int, solved: np.ndarray, q: int, inside: list[int]) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 from jaxbp.check import noise
 from jaxbp.check.operations import is_float
 
+NOTHING = 1e-12  # of the truth: a claim that is 0 but for rounding
+
 
 def arrays(values: Sequence[Any]) -> list[np.ndarray]:
     """As float64 numpy arrays."""

@@ -52,8 +52,9 @@ class Jitter(Editor):
 
     def _shake(self, value: Any) -> Any:
         self.count += 1
-        u = jnp.sin(value * 1e6 + (self.phase + 17.0 * self.count))
-        return value * (1 + self.size * u)
+        there = jnp.isfinite(value)  # a running maximum begins at -inf
+        u = jnp.sin(jnp.where(there, value, 0.0) * 1e6 + (self.phase + 17.0 * self.count))
+        return jnp.where(there, value * (1 + self.size * u), value)
 
 
 def spread(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check.meaning import indices, meaning_of
+from jaxbp.check.measure import NOTHING
 from jaxbp.check.products import shift
 from jaxbp.check.report import Finding
 
@@ -57,10 +58,13 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
 
 def zero(case: Case, i: int) -> Finding | None:
     """The rule gives nothing at all."""
-    if any(np.any(g != 0) for g in case.got[i]):
+    least = NOTHING * max(size(case.true[i]))
+    if any(np.any(np.abs(g) > least) for g in case.got[i]):
         return None
     given = case.rule is not None and case.rule.absent[i]
-    how = "the rule returns None" if given else "the rule returns 0 everywhere"
+    exactly = not any(np.any(g != 0) for g in case.got[i])
+    how = "the rule returns 0 everywhere" if exactly else "the rule returns 0 everywhere, up to rounding,"
+    how = "the rule returns None" if given else how
     largest = max(size(case.true[i]))
     detail = f"{how} for {case.paths[i]}, but the function depends on it (entries up to {largest:.3g})"
     return Finding(case.paths[i], "zero", detail, {"largest": largest})

@@ -25,6 +25,7 @@ from jaxbp.check.words import role
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 MOST_VALUES = 24
+MOST_NUMBERS = 8  # where any number may happen to fit
 MOST_TAPS = 25
 
 
@@ -62,7 +63,7 @@ def _others(sites: Sites, op: Op, shape: tuple[int, ...], known: Values) -> list
             found.append((v, "missing-rows", words))
         else:
             found.append((v, "wrong-point", sites.describe(v)))
-    return found[:MOST_VALUES]
+    return found[: MOST_VALUES if shape else MOST_NUMBERS]
 
 
 def _carried(scope: Scope, holder: Op | None, values: list[Any]) -> list[int]:
@@ -97,9 +98,6 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         return spread(here if constant else env[op.inputs[other]])
 
     slot = Instead(op, k, make, shape=(*lengths, *shape))
-    for what, cause, without in chains.without(sites, op.inputs[other], known, depth):
-        words = f"the other factor without {what}"
-        yield Guess(slot, cause, words, lambda env, s, w=without: spread(w(env)))
     for words, cause, turn in _turns(op, other, shape):
         yield Guess(slot, cause, words, lambda env, s, t=turn: _along(t, factor(env), depth))
     for axis in range(depth):
@@ -120,6 +118,9 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         for v, words, order in _transposed_others(sites, op, other, known, depth):
             turn = lambda env, s, v=v, o=order: spread(np.transpose(env[v], o))  # noqa: E731
             yield Guess(slot, "wrong-point", words, turn, rank=1, ways=ways(sites, op, v))
+    for what, cause, without in chains.without(sites, op.inputs[other], known, depth):
+        words = f"the other factor without {what}"
+        yield Guess(slot, cause, words, lambda env, s, w=without: spread(w(env)))
     if op.primitive.name == "conv_general_dilated":
         for words, keep in _taps(op, other, shape):
             yield Guess(slot, "missing-rows", words, lambda env, s, m=keep: factor(env) * m)
@@ -243,6 +244,9 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     if op.primitive.name == "div" and k == 1:
         yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+    for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known):
+        make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
+        yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
     for n in (0, 1) if op.primitive.name == "div" else (1 - k,):
         for what, cause, without in chains.without(sites, op.inputs[n], known, depth):
             words = f"{role(op, n)} without its own factor, {what}"
@@ -250,9 +254,6 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
                 beside(w(e)) if m == n else value(e, m) for m in (0, 1)
             ))  # fmt: skip
             yield Guess(slot, cause, words, full(make_))
-    for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known) if shape else ():
-        make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
-        yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
 
 
 def _slope(op: Op, k: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:

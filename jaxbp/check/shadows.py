@@ -41,9 +41,7 @@ class Taken(Guess):
     def finding(self, case: Any, sites: Sites, names: str, places: int) -> Finding:
         slot = self.slot
         assert isinstance(slot, Shadow)
-        inputs = case.oracle.program.scope.inputs
-        right = f"the argument {case.paths[inputs.index(slot.start)]}" if slot.start in inputs else ""
-        right = right or sites.describe(slot.start)
+        right = sites.describe(slot.start)
         also = f" (in {places} places of that line)" if places > 1 else ""
         if self.after:
             before = "the value before it" if right == self.words else right

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxbp.check.edits import Edge
 from jaxbp.check.evaluate import scan_counts
@@ -58,8 +58,9 @@ UNARY = {
 class Sites:
     """The dependent part of a program: which values carry a derivative, and in which scope they live."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, names: Sequence[str] = ()):
         self.program = program
+        self.names = dict(zip(program.scope.inputs, names, strict=False))
         self.live: set[int] = set()
         self.rank: dict[int, int] = {}
         self.scopes: list[Scope] = []
@@ -160,7 +161,7 @@ class Sites:
     def describe(self, v: int) -> str:
         op = self.producer.get(v)
         if op is None:
-            return "an argument"
+            return f"the argument {self.names[v]}" if v in self.names else "an argument"
         part = op.place.expression or op.place.text
         text = f", `{part}`" if part else ""
         return f"the result of `{op.name}` at {op.place}{text}"

@@ -165,7 +165,7 @@ def ways(sites: Sites, op: Op, v: int) -> tuple[Any, ...]:
         if (o.place, o.primitive.name) == key[:2] and len(o.outputs) > key[2]
     ]
     before = sum(rank < sites.rank[id(op)] for _, rank in same)
-    return (("value", v), ("turns", maker.place.column, [o for o, _ in same].index(v) - before))
+    return (("value", v), ("turns", maker.place, [o for o, _ in same].index(v) - before))
 
 
 # --- finding them -------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from jaxbp.check.record import record
 from jaxbp.check.selections import selections
 from jaxbp.check.sites import Sites
 from jaxbp.check.solves import solves
-from jaxbp.check.together import Together, alike, same_line
+from jaxbp.check.together import Together, alike, same_line, weighted
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -188,7 +188,7 @@ def table(case: Case, kind: str) -> Table | None:
 def sites_of(case: Case) -> Sites:
     """The sites of the oracle's program, found once."""
     if "sites" not in case.cache:
-        case.cache["sites"] = Sites(case.oracle.program)
+        case.cache["sites"] = Sites(case.oracle.program, case.paths)
     return case.cache["sites"]
 
 
@@ -252,15 +252,18 @@ def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge], groups
     if not edges:
         return None
     edited = Edited(case.oracle, edges)
-    several = same_line(edges) if groups else []
-    starts = [int(n) for n in edited.starts[:-1]]
+    several: list[Any] = same_line(edges) if groups else []
+    several += weighted(sites, edges, several) if groups else []
+    start = {id(edge): int(n) for edge, n in zip(edges, edited.starts, strict=False)}
     members = [[n] for n in range(edited.size)]
-    members += [[starts[edges.index(edge)] for edge in group.parts] for group in several]
+    members += [[start[id(edge)] for edge in group.parts] for group in several]
+    weights = [0.0] * edited.size + [getattr(group, "weight", 0.0) for group in several]
+    starts = list(start.values())
 
-    def rows(some: Sequence[int], q: int, weight: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def rows(some: Sequence[int], q: int, weight: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
         for row, n in enumerate(some):
-            thetas[row, members[n]] = weight
+            thetas[row, members[n]] = weights[n] if weight is None else weight
         return thetas, np.zeros((len(some), 0))
 
     made = effects(case, edited, lambda q: rows(range(len(members)), q), at)
@@ -315,6 +318,7 @@ def _given(
     """The table of guesses that are given as arrays."""
     known, first = recorded(case), [telling(case)]
     known_first, slopes_first = known[at.index(first[0])], slopes[at.index(first[0])]
+    groups = alike(made)  # of all: one turn's guess may look like another one there
     made = _worthwhile(made, known_first, slopes_first)
     made = _affordable(case, sites, made, 1)
     if not made:
@@ -323,7 +327,7 @@ def _given(
     edited = Edited(case.oracle, others=slots)
     number = {id(slot): n for n, slot in enumerate(slots)}
     if edited.apart:
-        made = [*made, *alike(made)]
+        made = [*made, *(g for g in groups if all(id(part.slot) in number for part in g.parts))]
 
     def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))

@@ -68,7 +68,23 @@ def same_line(edges: list[Edge]) -> list[Together]:
             for line in _lines(op):
                 groups.setdefault((*line, op.primitive.name, edge.operand), []).append(edge)
             groups.setdefault((*_lines(op)[1], "value", op.inputs[edge.operand]), []).append(edge)
-    return _distinct([group for group in groups.values() if len(group) > 1])
+    loops = [group for group in groups.values() if len(group) > 2]
+    ends = [part for group in loops for part in (group[1:], group[:-1])]
+    return _distinct([group for group in groups.values() if len(group) > 1] + ends)
+
+
+@dataclass(eq=False)
+class Weighted(Together):
+    """Edges that all have the same weight, in a loop, where the effect is not in proportion to it."""
+
+    weight: float = 0.0
+
+
+def weighted(sites: Any, edges: list[Edge], groups: list[Together]) -> list[Weighted]:
+    """Of the wrong sign, or counted twice, in every turn of a loop."""
+    again = [[e] for e in edges if sites.holder[id(e.op)] is not None and not e.steps]
+    parts = [*again, *(g.parts for g in groups if not g.one_value)]
+    return [Weighted(some, weight=w) for some in parts for w in (-1.0, 2.0)]
 
 
 def alike(guesses: list[Any]) -> list[Together]:
@@ -92,7 +108,7 @@ def alike(guesses: list[Any]) -> list[Together]:
 def _lines(op: Op) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The expression that an operation is of, and the whole line that holds it."""
     line = op.place.file, op.place.line
-    return (*line, op.place.column), line
+    return (*line, op.place.column, op.place.end), line
 
 
 def _distinct(groups: list[list[Any]]) -> list[Together]:

@@ -102,7 +102,7 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
         evidence["factor"] = weight
     elif abs(weight) < near and _one_of_the_cases(sites, op, k):
-        cause = "missing-rows"
+        cause = "wrong-activation" if op.within else "missing-rows"
         what = f"the contribution that comes back through {HERE}, of the entries in that case, is missing"
     elif abs(weight) < near:
         cause, what = "missing-path", "the contribution that comes back through … is missing"
