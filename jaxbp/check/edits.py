@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.evaluate import again
-from jaxbp.check.operations import Editor, Op, Scope, is_float
+from jaxbp.check.operations import Editor, Op, Scope, is_float, is_inexact
 from jaxbp.check.oracle import Oracle, quick_jit
 
 ROOM = 200_000
@@ -77,6 +77,7 @@ class Instead:
     rank: int = 0
     shape: tuple[int, ...] | None = None
     whole: bool = False  # `make` gives every result, and all of them are replaced
+    tag: Any = None  # tells edits apart that belong together
 
     @property
     def entries(self) -> int:
@@ -204,7 +205,7 @@ class Weights(Editor):
             ]
             made = other.make(inputs, results, env, self._given(at, op, other))
             for n, one in enumerate(made if other.whole else [made]):
-                if is_float(results[n]):
+                if is_inexact(results[n]):
                     full = jnp.broadcast_to(one, results[n].shape)
                     results[n] = beside(results[n], full, self.theta[at])
         return results

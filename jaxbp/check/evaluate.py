@@ -50,6 +50,19 @@ def again(op: Op, operands: list[Any]) -> Any:
     return RUN[op.kind](op, [widen(v) for v in operands], Editor(), True)[0]
 
 
+def ahead(producers: dict[int, Op], env: dict[int, Any], v: Any, steps: int) -> Any:
+    """A value of a scope, computed ahead of its time where `env` does not hold it yet.
+
+    Raises `KeyError` where that takes more than so many steps.
+    """
+    if isinstance(v, Constant):
+        return widen(v.value)
+    if v in env or steps == 0 or producers[v].outputs != [v]:
+        return env[v]
+    maker = producers[v]
+    return again(maker, [ahead(producers, env, u, steps - 1) for u in maker.inputs])
+
+
 def _plain(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
     params = op.params
     if wide and op.primitive.name in SCATTERS:

@@ -318,7 +318,7 @@ class _Writer:
             ("1 at the largest entry and 0 elsewhere stands", "wrong-activation",
              lambda env: np.where(env[u] == best(env), 1.0, 0.0)),
             ("the exponential, not divided by its sum, stands", "scale",
-             lambda env: np.exp(np.minimum(env[u], 300.0))),
+             lambda env: _exp(env[u])),
         ]  # fmt: skip
         for axis, size in enumerate(self.region.shape):
             if axis not in own and size > 1:
@@ -378,8 +378,24 @@ def _factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str,
         seen.append(value.reshape(shape))
         mask = bool(np.any(value == 0)) and len(np.unique(value)) == 2
         yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), mask
+        if name_of_count := _count(sites, region, v, shape == kept):
+            n = int(np.prod([region.shape[a] for a in region.axes]))
+            words = f"{name_of_count} over the number of all entries"
+            yield words, lambda env, v=v, s=shape, n=n: env[v].reshape(s) / n, False
+    u = _exponent(region, known)
+    if u is not None and np.shape(known[u]) == full:
+        yield f"the exponential of {_name(sites, u)}", lambda env: _exp(env[u]), False
     if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
         yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), False
+
+
+def _exp(u: np.ndarray) -> np.ndarray:
+    return np.exp(np.minimum(u, 300.0))
+
+
+def _count(sites: Sites, region: Region, v: int, reduced: bool) -> str:
+    """The name of a value that may count entries: one for each sum, that no argument changes."""
+    return _name(sites, v) if reduced and v not in sites.live else ""
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxbp.check.edits import Instead
-from jaxbp.check.evaluate import again
+from jaxbp.check.evaluate import again, ahead
 from jaxbp.check.operations import Constant, Op, Scope, widen
 from jaxbp.check.sites import Sites
 from jaxbp.check.together import Together
@@ -67,20 +67,10 @@ def _with_error_of(sites: Sites, op: Op, k: int, other: int) -> Any:
     """The operation with its operand `k` in value, and the other value in what is differentiated."""
     still = jax.lax.stop_gradient
 
-    def value(env: dict, v: Any, depth: int = LONGEST) -> Any:
-        """A value, computed ahead of its time where it does not exist yet."""
-        if isinstance(v, Constant):
-            return widen(v.value)
-        if v in env or depth == 0:
-            return env[v]
-        maker = sites.producer[v]
-        made = again(maker, [value(env, u, depth - 1) for u in maker.inputs])
-        return made if maker.outputs[0] == v else env[v]
-
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
         operands = [still(v) for v in inputs]
         try:
-            moving = value(env, other)
+            moving = ahead(sites.producer, env, other, LONGEST)
         except KeyError:
             return results[0]
         operands[k] = still(inputs[k]) + moving - still(moving)

@@ -31,6 +31,8 @@ def moves(sites: Sites) -> Iterator[Instead]:
             yield Instead(op, -1, _wrong_way(op), "flip", words, whole=True)
         if op.primitive.name in ("concatenate", "pad"):
             yield from _running_before(sites, op)
+        if op.primitive.name == "mul":
+            yield from _conjugated(sites, op)
         if op.primitive.name in MOVES and sites.is_live(op, 0):
             yield from MOVES[op.primitive.name](op)
 
@@ -40,6 +42,27 @@ def _running(op: Op) -> Iterator[Instead]:
     yield Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
     words = "run without each entry's own term: off by one"
     yield Instead(op, 0, _exclusive(op), "missing-rows", words)
+    words = "run over each entry's own term alone: what it does to later ones is forgotten"
+    yield Instead(op, 0, _own_term(op), "missing-path", words)
+
+
+def _own_term(op: Op) -> Any:
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x, still = inputs[0], jax.lax.stop_gradient
+        return x if op.primitive.name == "cumsum" else still(results[0]) * (x / still(x))
+
+    return make
+
+
+def _conjugated(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A product of complex numbers, as a spectrum with a filter, with the other factor's conjugate."""
+    for k in (0, 1):
+        if sites.is_live(op, k) and jnp.issubdtype(op.out_avals[0].dtype, jnp.complexfloating):
+
+            def make(inputs: list[Any], results: list[Any], env: dict, given: Any, k: int = k) -> Any:
+                return inputs[k] * jnp.conj(jax.lax.stop_gradient(inputs[1 - k]))
+
+            yield Instead(op, k, make, "flip", "the conjugate: a convolution for a correlation, or back")
 
 
 def _running_before(sites: Sites, op: Op) -> Iterator[Instead]:

@@ -48,9 +48,11 @@ def _left_out(op: Op, k: int) -> Iterator[Change]:
         other = 1 - k
         what = "with the other operand alone"
         plain = isinstance(op.inputs[other], Constant) and np.size(op.inputs[other].value) == 1
-        cause = "scale" if plain and name in ("mul", "div") else "wrong-point"
-        yield Change(op, _switch(lambda x: x[k]), cause, what, other)
-        yield Change(op, _switch(lambda x: x[k], keep=True), "wrong-point", what, other)
+        chosen = name in ("max", "min")  # which of the two it is, entry by entry, is not asked
+        cause = "missing-rows" if chosen else "wrong-point"
+        moved = "scale" if plain and name in ("mul", "div") else cause
+        yield Change(op, _switch(lambda x: x[k]), moved, what, other)
+        yield Change(op, _switch(lambda x: x[k], keep=True), cause, what, other)
     elif len(op.inputs) == 1 or op.kind == "rule":
         yield Change(op, _switch(lambda x: x[k], keep=True), "wrong-point", "left out", k)
 

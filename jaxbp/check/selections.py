@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
-from jaxbp.check.evaluate import again
+from jaxbp.check.evaluate import again, ahead
 from jaxbp.check.operations import Op
-from jaxbp.check.sites import Sites
+from jaxbp.check.sites import Sites, is_elementwise
+from jaxbp.check.together import Together
 
 MOST_LOOKUPS = 512
 MOST_OTHERS = 4
+MOST_AXES = 3
+LONGEST = 10  # steps in which places are computed ahead of their time
 
 
 def selections(sites: Sites) -> Iterator[Instead]:
@@ -41,6 +44,8 @@ def selections(sites: Sites) -> Iterator[Instead]:
             yield from _overwritten(op)
         if name in ("gather", "scatter-add"):
             yield from _other_indices(sites, op)
+        if len(op.outputs) == 1:
+            yield from _borders(sites, op)
 
 
 def _reductions(op: Op) -> Iterator[Instead]:
@@ -79,13 +84,43 @@ def _other_indices(sites: Sites, op: Op) -> Iterator[Instead]:
     for v in list(dict.fromkeys(others))[:MOST_OTHERS]:
 
         def make(x: Any, y: Any, env: dict, given: Any, v: int = v) -> Any:
-            if v not in env:
+            try:
+                places = ahead(sites.producer, env, v, LONGEST)
+            except KeyError:
                 return y[0]
-            return again(op, [x[0], env[v], *x[2:]])
+            return again(op, [x[0], places, *x[2:]])
 
         words = "taken at the places of another look-up"
         if sites.is_live(op, k):
-            yield Instead(op, k, make, "wrong-point", words)
+            yield Instead(op, k, make, "wrong-point", words, tag=(op.inputs[1], v))
+
+
+def exchanged_lookups(others: list[Instead]) -> list[Together]:
+    """All look-ups at two lists of places, each at the other's: messages that go the wrong way."""
+    pairs: dict[frozenset[Any], list[Instead]] = {}
+    for other in others:
+        if other.tag is not None:
+            pairs.setdefault(frozenset(other.tag), []).append(other)
+    return [Together(parts) for parts in pairs.values() if len({p.tag for p in parts}) == 2]
+
+
+def _borders(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A grid that is cut or padded, whose error is lost at its ends, as if they were held."""
+    cut = {"slice", "pad", "concatenate", "dynamic_slice", "gather"}
+    users = [o for o in sites.home[id(op)].ops if op.outputs[0] in o.inputs]
+    shape = op.out_avals[0].shape
+    if op.outputs[0] not in sites.live or not is_elementwise(op) or not 0 < len(shape) <= MOST_AXES:
+        return
+    if not any(o.primitive.name in cut for o in users):
+        return
+    for axis, size in enumerate(shape):
+        ends = {"first and last": (0, size - 1), "first": (0,), "last": (size - 1,)}
+        for which, gone in ends.items() if size > 2 else ():
+            mask = jnp.ones(size, bool).at[jnp.asarray(gone)].set(False)
+            kept = mask.reshape([size if a == axis else 1 for a in range(len(shape))])
+            make = lambda x, y, env, given, kept=kept: again(op, x) * kept  # noqa: E731
+            words = f"lost in the {which} entries along axis {axis}"
+            yield Instead(op, -1, make, "missing-rows", words)
 
 
 def _overwritten(op: Op) -> Iterator[Instead]:

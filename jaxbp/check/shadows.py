@@ -29,7 +29,16 @@ LINEAR = {
     "convert_element_type", "copy", "slice", "concatenate", "pad", "rev", "expand_dims", "gather",
     "cumsum", "dynamic_slice", "select_n", "stop_gradient",
 }  # fmt: skip
-UPDATING = ("add", "sub", "add_any", "select_n")
+UPDATING = (
+    "add",
+    "sub",
+    "add_any",
+    "select_n",
+    "scatter-add",
+    "scatter_add",
+    "scatter",
+    "dynamic_update_slice",
+)
 
 
 @dataclass(eq=False)
@@ -133,6 +142,18 @@ def _updated(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]
                         through=frozenset(id(o) for o in steps if o is not op),
                     )  # fmt: skip
                     yield _guess(slot, sites.describe(w), w, lengths, (len(steps),), after=True)
+                    last = _last_like(sites, scope, w)
+                    if last in known:
+                        yield _guess(
+                            slot, f"{sites.describe(w)}, at its last turn", last, lengths, (last,), True
+                        )
+
+
+def _last_like(sites: Sites, scope: Scope, v: int) -> int:
+    """Of the values that the same expression makes in a loop of Python, the last."""
+    maker = sites.producer[v]
+    same = [o for o in scope.ops if (o.place, o.primitive) == (maker.place, maker.primitive)]
+    return same[-1].outputs[0] if maker.place.file else v
 
 
 def _between(path: list[Op], end: int) -> list[Op]:

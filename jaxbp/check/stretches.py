@@ -138,8 +138,11 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     for cause, words, make in own:
         yield Guess(slot, cause, words, lambda env, s, f=make: f(env, s[n]))
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
+    bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
+    clipped = bounds > 1 or any(op.primitive.name == "clamp" for op in stretch.ops)
     for words, cause, make in activations.alternatives():
         if likely or words == "of the identity":
+            cause = "missing-rows" if clipped and words == "of the identity" else cause
             yield Guess(slot, cause, words, lambda env, s, f=make: f(env[u], env[h]))
     formula = activations.OF_ITS_OUTPUT.get(stretch.ops[-1].primitive.name)
     if formula is not None and len(stretch.ops) == 1:

@@ -27,7 +27,7 @@ from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.moves import moves
 from jaxbp.check.oracle import float64
 from jaxbp.check.record import record
-from jaxbp.check.selections import selections
+from jaxbp.check.selections import exchanged_lookups, selections
 from jaxbp.check.sites import Sites
 from jaxbp.check.solves import solves
 from jaxbp.check.together import Together, alike, same_line, weighted
@@ -224,7 +224,9 @@ def _build(case: Case, kind: str) -> Table | None:
             *solves(sites),
             *turns.wrong_way(sites),
         ]
-        return _switched(case, sites, at, others, Edited(case.oracle, others=others))
+        return _switched(
+            case, sites, at, others, Edited(case.oracle, others=others), more=exchanged_lookups(others)
+        )
     if kind == "exchanged":
         pairs = handed_on.exchanged(sites)
         parts = [part for pair in pairs for part in pair.parts]
@@ -278,6 +280,7 @@ def _switched(
     choices: list[Any],
     edited: Edited,
     groups: list[Together] | None = None,
+    more: Sequence[Together] = (),
 ) -> Table | None:
     """The table of edits that are there or not; with `groups`, of those several at once alone."""
     choices = _affordable(case, sites, choices, len(at)) if groups is None else choices
@@ -286,7 +289,7 @@ def _switched(
     every = [*edited.others, *edited.changes]
     number = {id(c): n for n, c in enumerate(every)}
     members = [] if groups is not None else [[n] for n, c in enumerate(every) if c in choices]
-    several = groups or (alike([every[n] for (n,) in members]) if edited.others else [])
+    several = groups or [*alike([every[n] for (n,) in members]), *more]
     members += [[number[id(part)] for part in group.parts] for group in several]
 
     def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -258,6 +258,11 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     if getattr(choice, "text", ""):
         detail = f"{names}: the errors of {choice.text} are in each other's place"
         return Finding(names, cause, detail, evidence)
+    if choice.words.startswith("lost in the"):
+        detail = (
+            f"{names}: the error that comes back to the result of `{op.name}` {at(op)} is {choice.words}"
+        )
+        return Finding(names, cause, detail, evidence)
     if cause in ("factor", "mask"):
         return _factor(case, sites, choice, names, evidence)
     if cause == "half":
