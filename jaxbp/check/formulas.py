@@ -106,8 +106,8 @@ class _Writer:
     def slips(self) -> Iterator[Slip]:
         yield from self._numbers()
         yield from self._of_one_sum() if self.region.reduced else self._other_sums()
-        yield from self._factors_out()
         yield from self._values_exchanged()
+        yield from self._factors_out()
 
     def _slip(
         self,
@@ -217,7 +217,7 @@ class _Writer:
                 if _even(v, self.axes) or any(ratio_along(first[k], v, self.axes) is None for k in where):
                     continue
                 for other, instead, _ in self.factors:
-                    if other != name:
+                    if other != name and not _even(instead(self.known), self.axes):
                         swap = lambda env, a=value, b=instead: b(env) / a(env)  # noqa: E731
                         words = f"{place}, {other} stands in the place of {name}"
                         yield self._slip("wrong-point", words, _times(where, swap))

@@ -30,15 +30,8 @@ LINEAR = {
     "cumsum", "dynamic_slice", "select_n", "stop_gradient",
 }  # fmt: skip
 UPDATING = (
-    "add",
-    "sub",
-    "add_any",
-    "select_n",
-    "scatter-add",
-    "scatter_add",
-    "scatter",
-    "dynamic_update_slice",
-)
+    "add", "sub", "add_any", "select_n", "scatter-add", "scatter_add", "scatter", "dynamic_update_slice"
+)  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 3000  # looked at per leaf and point, where there are more
 FEW, MOST_POINTS = 12, 7
-KINDS = ("edges", "coupled", "guesses", "formulas", "shadows", "rows", "exchanged", "halves", "bypasses")
+KINDS = ("edges", "coupled", "formulas", "guesses", "shadows", "rows", "exchanged", "halves", "bypasses")
 
 
 @dataclass(eq=False)
