@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check import patterns
+from jaxbp.check.claims import ENTRIES, usable
 from jaxbp.check.edits import Edge
 from jaxbp.check.report import Finding
-from jaxbp.check.table import ENTRIES, table, usable
+from jaxbp.check.table import table
 from jaxbp.check.words import at, role, source
 
 if TYPE_CHECKING:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check import words
+from jaxbp.check.claims import FEW, claimed, columns, effects, points, usable
 from jaxbp.check.edits import Edge
 from jaxbp.check.formulas import Slip
+from jaxbp.check.instead import instead
 from jaxbp.check.numbers import another_number
 from jaxbp.check.report import Finding
 from jaxbp.check.shadows import Taken
-from jaxbp.check.table import FEW, KINDS, Table, claimed, columns, effects, points, table, usable
+from jaxbp.check.table import KINDS, Table, table
 from jaxbp.check.together import Together, Weighted
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Fin
     last = choice.parts[-1] if isinstance(choice, Together) else choice
     if isinstance(last, Slip | Taken):
         return last.finding(case, found.sites, names, len(getattr(choice, "parts", [last])))
-    return words.instead(case, found.sites, choice, names)
+    return instead(case, found.sites, choice, names)
 
 
 def _is_edge(choice: Any) -> bool:

@@ -8,13 +8,13 @@ import numpy as np
 
 from jaxbp.check import cuts, patterns
 from jaxbp.check.arriving import by_cotangent
+from jaxbp.check.claims import gap
 from jaxbp.check.contributions import contribution
 from jaxbp.check.diagonal import diagonal
 from jaxbp.check.elsewhere import elsewhere
 from jaxbp.check.free import another_array
 from jaxbp.check.local import local
 from jaxbp.check.report import Finding
-from jaxbp.check.table import gap
 from jaxbp.check.where import in_words, partly, wrong_entries
 
 if TYPE_CHECKING:

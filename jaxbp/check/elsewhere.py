@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxbp.check.claims import points
 from jaxbp.check.oracle import float64, quick_jit
 from jaxbp.check.patterns import matches
 from jaxbp.check.products import shift
 from jaxbp.check.program import all_ops
 from jaxbp.check.report import Finding
-from jaxbp.check.table import points, recorded, sites_of
+from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.words import at as place
 
 if TYPE_CHECKING:

@@ -21,19 +21,17 @@ import numpy as np
 from jaxbp.check import regions
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again
-from jaxbp.check.operations import Constant
+from jaxbp.check.factors import Factor, even, exponent, exponential, factors, softmax
 from jaxbp.check.regions import Formula, Region, ratio_along
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
 from jaxbp.check.words import at, source
 
-MOST_FACTORS = 14
 MOST_GUESSES = 900  # of one stretch
 MOST_AXES = 5  # where all choices among them are tried
 BLOCKS = 1 + 2 * regions.MOST_TERMS
 Parts = list[np.ndarray]  # d, then inner and outer of every term
-Factor = Callable[[Values], np.ndarray]
 
 
 @dataclass(eq=False)
@@ -85,7 +83,7 @@ class _Writer:
         self.count = len(terms)
         self.sums = [term.op for term in terms]
         self.plain = not np.any(direct)
-        self.factors = list(_factors(sites, region, known))
+        self.factors = list(factors(sites, region, known))
         size = int(np.prod(region.shape))
         self.flags = -(-regions.MOST_TERMS * len(region.shape) // size)  # blocks that say what is summed
         make = _reduced(region) if region.reduced else _spread(region)
@@ -214,10 +212,10 @@ class _Writer:
                 continue
             for name, value, _ in self.factors:
                 v = value(self.known)
-                if _even(v, self.axes) or any(ratio_along(first[k], v, self.axes) is None for k in where):
+                if even(v, self.axes) or any(ratio_along(first[k], v, self.axes) is None for k in where):
                     continue
                 for other, instead, _ in self.factors:
-                    if other != name and not _even(instead(self.known), self.axes):
+                    if other != name and not even(instead(self.known), self.axes):
                         swap = lambda env, a=value, b=instead: b(env) / a(env)  # noqa: E731
                         words = f"{place}, {other} stands in the place of {name}"
                         yield self._slip("wrong-point", words, _times(where, swap))
@@ -248,16 +246,16 @@ class _Writer:
                     "the contributions of the other outputs are missing: the off-diagonal of the "
                     "Jacobian is dropped, every entry's own term stands for the sum"
                 )
-            factors = dict.fromkeys((1.0, n[own] / n[axes]))
+            shares = dict.fromkeys((1.0, n[own] / n[axes]))
             for way, (chosen, factor) in enumerate(
-                itertools.product(itertools.product(*options), factors)
+                itertools.product(itertools.product(*options), shares)
             ):
                 yield self._slip(
                     cause, words, self._inner_as(dict(enumerate(chosen)), factor), axes, way=way
                 )
             for t in range(self.count) if self.count > 1 and len(axes) < 2 else ():
                 through = f", in the path through `{self.sums[t].name}` {at(self.sums[t])}"
-                for way, (value, factor) in enumerate(itertools.product(options[t], factors)):
+                for way, (value, factor) in enumerate(itertools.product(options[t], shares)):
                     change = self._inner_as({t: value}, factor)
                     yield self._slip(cause, words + through, change, axes, (t,), way)
 
@@ -267,10 +265,10 @@ class _Writer:
         fits: list[Factor] = [
             value
             for _, value, _ in self.factors
-            if not _even(value(self.known), self.axes)
+            if not even(value(self.known), self.axes)
             and ratio_along(inner, value(self.known), self.axes) is not None
         ]
-        if _even(inner, self.axes):
+        if even(inner, self.axes):
             fits.append(lambda env: np.ones(self.full))
         fits.append(lambda env: self.parts(env)[1 + 2 * t])
         return fits[:4]
@@ -305,10 +303,10 @@ class _Writer:
 
     def _of_softmax(self, t: int) -> Iterator[Slip]:
         """In a softmax's place: one along another axis, exp without a sum, the largest entry alone."""
-        u = _exponent(self.region, self.known)
+        u = exponent(self.region, self.known)
         if u is None or np.shape(self.known[u]) != self.full:
             return
-        right = lambda env: _softmax(env[u], self.axes)  # noqa: E731
+        right = lambda env: softmax(env[u], self.axes)  # noqa: E731
         if ratio_along(self.parts(self.known)[2 + 2 * t], right(self.known), self.axes) is None:
             return
         best = lambda env: np.max(env[u], axis=self.axes, keepdims=True)  # noqa: E731
@@ -318,98 +316,20 @@ class _Writer:
             ("1 at the largest entry and 0 elsewhere stands", "wrong-activation",
              lambda env: np.where(env[u] == best(env), 1.0, 0.0)),
             ("the exponential, not divided by its sum, stands", "scale",
-             lambda env: _exp(env[u])),
+             lambda env: exponential(env[u])),
         ]  # fmt: skip
         for axis, size in enumerate(self.region.shape):
             if axis not in own and size > 1:
                 words = f"the softmax along axis {axis} stands"
-                choices.append((words, "transpose", lambda env, a=axis + lead: _softmax(env[u], (a,))))
+                choices.append((words, "transpose", lambda env, a=axis + lead: softmax(env[u], (a,))))
         for words, cause, value in choices:
             swap = lambda env, v=value: v(env) / right(env)  # noqa: E731
             words = f"{words} beside the error that is spread, where the softmax along axis {own} belongs"
             yield self._slip(cause, words, _times([2 + 2 * t], swap))
 
 
-def _exponent(region: Region, known: Values) -> int | None:
-    """What a softmax in the stretch is of: what goes into `exp`, before anything is subtracted."""
-    for op in region.ops:
-        if op.primitive.name in ("exp", "exp2"):
-            v = op.inputs[0]
-            maker = next((o for o in region.ops if v in o.outputs), None)
-            if maker is not None and maker.primitive.name == "sub" and maker.inputs[0] in known:
-                return maker.inputs[0]
-            return v if isinstance(v, int) and v in known else None
-    return None
-
-
-def _softmax(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    e = np.exp(v - np.max(v, axis=axes, keepdims=True))
-    return np.asarray(e / np.sum(e, axis=axes, keepdims=True))
-
-
-def _even(v: np.ndarray, axes: tuple[int, ...]) -> bool:
-    """Whether a value is the same all along the axes."""
-    return bool(np.all(np.ptp(v, axis=axes) <= regions.EXACT * np.max(np.abs(v), initial=0.0)))
-
-
 def _times(where: list[int], factor: Callable[[Values], Any]) -> Callable[[Parts, Values], Parts]:
     return lambda parts, env: [p * factor(env) if k in where else p for k, p in enumerate(parts)]
-
-
-def _factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, Factor, bool]]:
-    """`(name, value, whether it is a mask)`: the stretch's own values, and those its result meets."""
-    lead = np.shape(known[region.start])[: region.depth]
-    full, kept = (*lead, *region.shape), (*lead, *region.kept)
-    numbers = [region.start, *(o for op in region.ops for o in op.outputs)]
-    result = region.end.outputs[0]
-    meets = [op for op in region.scope.ops if result in op.inputs and op.primitive.name in ("mul", "div")]
-    numbers += [v for op in meets for v in op.inputs if isinstance(v, int) and v != result]
-    beside = [v for op in region.ops for v in op.inputs if isinstance(v, int) and v not in sites.live]
-    makers = [sites.producer[v] for v in beside if v in sites.producer]
-    numbers = [*beside, *(v for op in makers for v in op.inputs if isinstance(v, int)), *numbers]
-    seen: list[np.ndarray] = []
-    for v in dict.fromkeys(numbers[::-1]):
-        value = np.asarray(known[v]) if v in known else None
-        if value is None or value.dtype.kind != "f" or len(seen) >= MOST_FACTORS:
-            continue
-        shape = full if value.shape == full else kept if value.size == int(np.prod(kept)) else None
-        if shape is None or any(_same(value.reshape(shape), s) for s in seen):
-            continue
-        seen.append(value.reshape(shape))
-        mask = bool(np.any(value == 0)) and len(np.unique(value)) == 2
-        yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), mask
-        if name_of_count := _count(sites, region, v, shape == kept):
-            n = int(np.prod([region.shape[a] for a in region.axes]))
-            words = f"{name_of_count} over the number of all entries"
-            yield words, lambda env, v=v, s=shape, n=n: env[v].reshape(s) / n, False
-    u = _exponent(region, known)
-    if u is not None and np.shape(known[u]) == full:
-        yield f"the exponential of {_name(sites, u)}", lambda env: _exp(env[u]), False
-    if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
-        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), False
-
-
-def _exp(u: np.ndarray) -> np.ndarray:
-    return np.exp(np.minimum(u, 300.0))
-
-
-def _count(sites: Sites, region: Region, v: int, reduced: bool) -> str:
-    """The name of a value that may count entries: one for each sum, that no argument changes."""
-    return _name(sites, v) if reduced and v not in sites.live else ""
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-12, atol=0))
-
-
-def _name(sites: Sites, v: Any) -> str:
-    op = sites.producer.get(v)
-    while op is not None and op.primitive.name in ("broadcast_in_dim", "reshape", "convert_element_type"):
-        if isinstance(op.inputs[0], Constant):
-            break
-        v = op.inputs[0]
-        op = sites.producer.get(v)
-    return sites.describe(v)
 
 
 def _spread(region: Region) -> Any:

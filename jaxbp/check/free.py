@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check import patterns
+from jaxbp.check.claims import claimed, columns, effects, points, usable
 from jaxbp.check.edits import Edited, Instead, loops
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.oracle import float64
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import UNARY, Sites
-from jaxbp.check.table import claimed, columns, effects, points, recorded, sites_of, usable
+from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.where import in_words, wrong_entries
 from jaxbp.check.words import at, origin_of, role, source
 

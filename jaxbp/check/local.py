@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbp.check.claims import points
 from jaxbp.check.report import Finding
-from jaxbp.check.table import points, recorded, sites_of
+from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.where import wrong_entries
 from jaxbp.check.words import at, source
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check import words
+from jaxbp.check.claims import claimed, columns, effects, points, usable
 from jaxbp.check.edits import CHUNK, Edited
 from jaxbp.check.recompute import constants, together, trials
 from jaxbp.check.report import Finding
-from jaxbp.check.table import claimed, columns, effects, points, sites_of, usable
+from jaxbp.check.table import sites_of
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

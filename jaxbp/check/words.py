@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxbp.check.edits import Change, Edge, Rewired
+from jaxbp.check.edits import Edge
 from jaxbp.check.meaning import indices, meaning_of
-from jaxbp.check.operations import Constant, Editor, Op
-from jaxbp.check.oracle import float64
+from jaxbp.check.operations import Constant, Op
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
 from jaxbp.check.together import Together
@@ -247,115 +246,3 @@ def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names:
             f"the contributions of the {count} turns of that line are weighted {shown} instead of 1 each"
         )
     return Finding(names, "missing-rows", f"{names}: through {through}, {detail}", evidence)
-
-
-def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
-    """Another derivative in the place of the right one."""
-    op, cause = choice.op, choice.cause
-    evidence = {"source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name}
-    if "overwritten" in choice.words:
-        evidence["advice"] = "Add up the errors that fall on one entry: `.at[i].add`, not `.at[i].set`."
-    if getattr(choice, "text", ""):
-        detail = f"{names}: the errors of {choice.text} are in each other's place"
-        return Finding(names, cause, detail, evidence)
-    if choice.words.startswith("lost in the"):
-        detail = (
-            f"{names}: the error that comes back to the result of `{op.name}` {at(op)} is {choice.words}"
-        )
-        return Finding(names, cause, detail, evidence)
-    if cause in ("factor", "mask"):
-        return _factor(case, sites, choice, names, evidence)
-    if cause == "half":
-        through = role(op, choice.operand)
-        detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
-        return Finding(names, "missing-path", detail, evidence)
-    if cause == "missing-path" and choice.operand >= 0:
-        origin = origin_of(case, sites, op, choice.operand)
-        through = role(op, choice.operand)
-        detail = (
-            f"{names}: the contributions of the other outputs are missing. Every entry stands "
-            f"in {through} "
-            f"{at(op)} (made by {origin}) of every output along the axis; only the path to "
-            f"its own output is "
-            "followed back, the off-diagonal of the Jacobian is dropped"
-        )
-        return Finding(names, cause, detail, evidence)
-    if op.kind == "scan" or choice.words.startswith("run "):
-        what = "the running sum or product"
-        if op.kind == "scan" or isinstance(choice, Rewired):
-            what = "the loop"
-        elif op.primitive.name in ("cumsum", "cumprod"):
-            what = f"`{op.name}`"
-        detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
-        return Finding(names, cause, detail, evidence)
-    if isinstance(choice, Change):
-        what = f"computes `{op.name}` {at(op)} {choice.words} where it computes the forward pass again"
-        return Finding(names, cause, f"{names}: the backward pass {what}", evidence)
-    moves = op.primitive.name in ("reshape", "transpose") or choice.words.startswith("with its axes")
-    if moves and not isinstance(choice, Change):
-        detail = (
-            f"{names}: the error that comes back through `{op.name}` {at(op)} is taken {choice.words}"
-        )
-        return Finding(names, cause, detail, evidence)
-    if choice.operand >= 0 and op.primitive.name in ("mul", "div"):
-        detail = (
-            f"{names}: the derivative of {role(op, choice.operand)} {at(op)} is taken with {choice.words}"
-        )
-        return Finding(names, cause, detail, evidence)
-    if choice.operand < 0 or op.primitive.name.startswith(("reduce_max", "reduce_min", "reduce_window")):
-        name = op.within or op.name
-        verb = (
-            "left out (as if of the identity)"
-            if choice.words == "of the identity"
-            else f"taken {choice.words}"
-        )
-        detail = f"{names}: the derivative of `{name}` {at(op)} is {verb}"
-    elif len(op.inputs) != 2 or op.primitive.name == "gather":
-        detail = f"{names}: the error that comes back through `{op.name}` {at(op)} is {choice.words}"
-    else:
-        other = origin_of(case, sites, op, 1 - choice.operand)
-        detail = (
-            f"{names}: the product {at(op)} is differentiated with {choice.words}, where its "
-            f"other factor, "
-            f"{other}, belongs"
-        )
-    return Finding(names, cause, detail, evidence)
-
-
-def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -> Finding:
-    op, k = choice.op, choice.operand
-    if choice.cause == "mask":
-        detail = f"{names}: the selection {at(op)} is {choice.words}"
-        return Finding(names, "missing-rows", detail, evidence)
-    values = _value(case, op, 1 - k)
-    mask = (
-        values is not None
-        and np.any(values == 0)
-        and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
-    )
-    origin = origin_of(case, sites, op, 1 - k)
-    detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
-    return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
-
-
-class _Catch(Editor):
-    def __init__(self, op: Op, k: int):
-        self.op, self.k, self.value = op, k, None
-
-    def operands(self, op: Op, values: list[Any]) -> list[Any]:
-        if op is self.op:
-            self.value = values[self.k]
-        return values
-
-
-def _value(case: Case, op: Op, k: int) -> np.ndarray | None:
-    """The value of an operand at the given point, where it can be seen (outside of loops)."""
-    if isinstance(op.inputs[k], Constant):
-        return np.asarray(op.inputs[k].value, np.float64)
-    catch = _Catch(op, k)
-    with float64():
-        case.oracle.program.run(case.points[0][0], catch)
-    try:
-        return np.asarray(catch.value, np.float64)
-    except Exception:
-        return None

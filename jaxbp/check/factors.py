@@ -1,0 +1,95 @@
+"""The named values of a coupled stretch: what a derivation on paper is written in (`p`, `x̂`, `1/σ`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxbp.check import regions
+from jaxbp.check.operations import Constant
+from jaxbp.check.regions import Region
+from jaxbp.check.sites import Sites
+from jaxbp.check.stretches import Values
+
+MOST = 14
+Factor = Callable[[Values], np.ndarray]
+
+
+def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, Factor, bool]]:
+    """`(name, value, whether it is a mask)`: the stretch's own values, and those its result meets."""
+    lead = np.shape(known[region.start])[: region.depth]
+    full, kept = (*lead, *region.shape), (*lead, *region.kept)
+    numbers = [region.start, *(o for op in region.ops for o in op.outputs)]
+    result = region.end.outputs[0]
+    meets = [op for op in region.scope.ops if result in op.inputs and op.primitive.name in ("mul", "div")]
+    numbers += [v for op in meets for v in op.inputs if isinstance(v, int) and v != result]
+    beside = [v for op in region.ops for v in op.inputs if isinstance(v, int) and v not in sites.live]
+    makers = [sites.producer[v] for v in beside if v in sites.producer]
+    numbers = [*beside, *(v for op in makers for v in op.inputs if isinstance(v, int)), *numbers]
+    seen: list[np.ndarray] = []
+    for v in dict.fromkeys(numbers[::-1]):
+        value = np.asarray(known[v]) if v in known else None
+        if value is None or value.dtype.kind != "f" or len(seen) >= MOST:
+            continue
+        shape = full if value.shape == full else kept if value.size == int(np.prod(kept)) else None
+        if shape is None or any(_same(value.reshape(shape), s) for s in seen):
+            continue
+        seen.append(value.reshape(shape))
+        mask = bool(np.any(value == 0)) and len(np.unique(value)) == 2
+        yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), mask
+        if name_of_count := _count(sites, region, v, shape == kept):
+            n = int(np.prod([region.shape[a] for a in region.axes]))
+            words = f"{name_of_count} over the number of all entries"
+            yield words, lambda env, v=v, s=shape, n=n: env[v].reshape(s) / n, False
+    u = exponent(region, known)
+    if u is not None and np.shape(known[u]) == full:
+        yield f"the exponential of {_name(sites, u)}", lambda env: exponential(env[u]), False
+    if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
+        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), False
+
+
+def _count(sites: Sites, region: Region, v: int, reduced: bool) -> str:
+    """The name of a value that may count entries: one for each sum, that no argument changes."""
+    return _name(sites, v) if reduced and v not in sites.live else ""
+
+
+def exponent(region: Region, known: Values) -> int | None:
+    """What a softmax in the stretch is of: what goes into `exp`, before anything is subtracted."""
+    for op in region.ops:
+        if op.primitive.name in ("exp", "exp2"):
+            v = op.inputs[0]
+            maker = next((o for o in region.ops if v in o.outputs), None)
+            if maker is not None and maker.primitive.name == "sub" and maker.inputs[0] in known:
+                return maker.inputs[0]
+            return v if isinstance(v, int) and v in known else None
+    return None
+
+
+def softmax(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    e = np.exp(v - np.max(v, axis=axes, keepdims=True))
+    return np.asarray(e / np.sum(e, axis=axes, keepdims=True))
+
+
+def exponential(u: np.ndarray) -> np.ndarray:
+    return np.exp(np.minimum(u, 300.0))
+
+
+def even(v: np.ndarray, axes: tuple[int, ...]) -> bool:
+    """Whether a value is the same all along the axes."""
+    return bool(np.all(np.ptp(v, axis=axes) <= regions.EXACT * np.max(np.abs(v), initial=0.0)))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-12, atol=0))
+
+
+def _name(sites: Sites, v: Any) -> str:
+    op = sites.producer.get(v)
+    while op is not None and op.primitive.name in ("broadcast_in_dim", "reshape", "convert_element_type"):
+        if isinstance(op.inputs[0], Constant):
+            break
+        v = op.inputs[0]
+        op = sites.producer.get(v)
+    return sites.describe(v)
