@@ -103,7 +103,14 @@ class _Writer:
 
     def slips(self) -> Iterator[Slip]:
         yield from self._numbers()
-        yield from self._of_one_sum() if self.region.reduced else self._other_sums()
+        if self.region.reduced:
+            for t in range(self.count):
+                yield from self._of_softmax(t)
+            yield from self._factors_out()
+            yield from self._of_one_sum()
+            yield from self._values_exchanged()
+            return
+        yield from self._other_sums()
         yield from self._values_exchanged()
         yield from self._factors_out()
 
@@ -293,7 +300,6 @@ class _Writer:
             for name, value, _ in self.factors:
                 words = f"{name} stands beside the error that is spread, where a derivative belongs"
                 yield self._slip("wrong-point", words, self._outer_as(t, value))
-            yield from self._of_softmax(t)
 
     def _outer_as(self, t: int, value: Factor) -> Callable[[Parts, Values], Parts]:
         def change(parts: Parts, env: Values) -> Parts:
