@@ -7,6 +7,7 @@ from experiments.gallery import (
     activations,
     attention,
     blocks,
+    chosen,
     convolution,
     dense,
     formulas,
@@ -23,7 +24,7 @@ from experiments.gallery.common import Exhibit
 
 FAMILIES = (
     dense, activations, norms, losses, attention, convolution, recurrence, tables, science,
-    blocks, sequences, formulas, systems, unrolled,
+    blocks, sequences, formulas, systems, unrolled, chosen,
 )  # fmt: skip
 
 

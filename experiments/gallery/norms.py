@@ -115,14 +115,14 @@ def group_norm(x: Any, g: Any, b: Any) -> Any:
     y = x.reshape(x.shape[0], -1, GROUPS, x.shape[-1] // GROUPS)
     c = y - y.mean((1, 3), keepdims=True)
     r = 1 / jnp.sqrt((c * c).mean((1, 3), keepdims=True) + 1e-5)
-    return (c * r).reshape(x.shape) * g + b
+    return (c * r).reshape(x.shape) * g[None, None, None] + b[None, None, None]
 
 
 def group_norm_hand(x: Any, g: Any, b: Any, dy: Any, first: Any = (1, 3), second: Any = (1, 3)) -> Any:
     y = x.reshape(x.shape[0], -1, GROUPS, x.shape[-1] // GROUPS)
     c = y - y.mean((1, 3), keepdims=True)
     r = 1 / jnp.sqrt((c * c).mean((1, 3), keepdims=True) + 1e-5)
-    d, xh = (dy * g).reshape(y.shape), c * r
+    d, xh = (dy * g[None, None, None]).reshape(y.shape), c * r
     dx = r * (d - d.mean(first, keepdims=True) - xh * (d * xh).mean(second, keepdims=True))
     return dx.reshape(x.shape), (dy * xh.reshape(x.shape)).sum((0, 1, 2)), dy.sum((0, 1, 2))
 
@@ -137,7 +137,7 @@ def _group_norm() -> Exhibit:
         "means over the batch as well": (along((0, 1, 3), (0, 1, 3)), ("extra-path",)),
     }
     args = normal(2, 3, 4, 6), 1 + 0.3 * normal(6), normal(6)
-    return Exhibit("group norm", group_norm, args, group_norm_hand, faults)
+    return Exhibit("group norm of images", group_norm, args, group_norm_hand, faults)
 
 
 def exhibits() -> list[Exhibit]:

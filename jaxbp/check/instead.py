@@ -37,7 +37,7 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
         through = role(op, choice.operand)
         detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
         return Finding(names, "missing-path", detail, evidence)
-    if cause == "missing-path" and choice.operand >= 0:
+    if cause == "missing-path" and choice.operand >= 0 and not choice.words.startswith("run "):
         origin = origin_of(case, sites, op, choice.operand)
         through = role(op, choice.operand)
         detail = (

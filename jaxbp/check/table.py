@@ -242,7 +242,8 @@ def _given(
 
 def _finite(guess: stretches.Guess, known: Any, slopes: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return np.nan_to_num(np.asarray(guess.values(known, slopes)), nan=0.0, posinf=0.0, neginf=0.0)
+        values = np.asarray(guess.values(known, slopes))
+        return np.asarray(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _worthwhile(guesses: list[Any], known: Any, slopes: Any) -> list[Any]:
