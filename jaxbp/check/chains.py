@@ -70,13 +70,13 @@ def _value(sites: Sites, v: Any, env: Values, left_out: Any, depth: int) -> np.n
     if op.primitive.name in SPREAD:
         return _moved(op, _value(sites, op.inputs[0], env, left_out, depth), np.shape(env[v]), depth)
     a, b = (_value(sites, u, env, left_out, depth) for u in op.inputs)
-    return a * b if op.primitive.name == "mul" else a / b
+    return np.asarray(a * b if op.primitive.name == "mul" else a / b)
 
 
 def _moved(op: Op, value: np.ndarray, shape: tuple[int, ...], depth: int) -> np.ndarray:
     """What the operation makes of a value, with the turns of the loops in front of its axes."""
     if op.primitive.name == "neg":
-        return -value
+        return np.asarray(-value)
     if op.primitive.name == "convert_element_type":
         return value
     if value.ndim < depth:

@@ -259,12 +259,12 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
 def _slope(op: Op, k: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The derivative of `a·b` or `a/b` in operand `k`."""
     if op.primitive.name == "mul":
-        return b if k == 0 else a
-    return 1 / b if k == 0 else -a / b**2
+        return np.asarray(b if k == 0 else a)
+    return np.asarray(1 / b if k == 0 else -a / b**2)
 
 
 def _with(op: Op, k: int, v: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The slope with `v` in the place of the factor that is not operand `k`."""
     if op.primitive.name == "mul":
-        return v
-    return 1 / v if k == 0 else -v / b**2
+        return np.asarray(v)
+    return np.asarray(1 / v if k == 0 else -v / b**2)
