@@ -32,7 +32,7 @@ def error(got: np.ndarray, true: np.ndarray) -> float:
     if not got.size:
         return 0.0
     with np.errstate(invalid="ignore"):
-        largest = float(np.max(np.abs(got - true)))
+        largest = noise.scale_of(got - true)
     if np.isfinite(largest):
         return largest / (noise.scale_of(true) or 1.0) if largest else 0.0
     same = (got == true) | ~np.isfinite(true)

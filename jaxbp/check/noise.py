@@ -23,8 +23,9 @@ RUNS = 4
 
 
 def scale_of(reference: Any) -> float:
-    """The largest entry, which sets the scale of an array's errors."""
-    return float(np.max(np.abs(reference), initial=0.0))
+    """The size of the largest entry, which sets the scale of an array's errors."""
+    array = np.asarray(reference)
+    return max(float(array.max()), -float(array.min())) if array.size else 0.0
 
 
 def working_gradient(plain: Callable[..., Any]) -> Callable[..., Any]:

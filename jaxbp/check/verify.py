@@ -247,7 +247,9 @@ class Check:
     def _keep_finite(self, wide: list[Any], truth: list[Any]) -> None:
         """Drop points outside the function's domain (never the given one)."""
         keep = [q for q in range(len(truth)) if q == 0 or all(np.all(np.isfinite(t)) for t in truth[q])]
-        if any(1e-3 < error(g, t) < np.inf for g, t in zip(self.got[0], truth[0], strict=True)):
+        if len(keep) > 1 and any(
+            1e-3 < error(g, t) < np.inf for g, t in zip(self.got[0], truth[0], strict=True)
+        ):
             # wrong as given: that it also overflows elsewhere is not what is wrong with it
             keep = [q for q in keep if q == 0 or all(np.all(np.isfinite(g)) for g in self.got[q])]
         self.points = [self.points[q] for q in keep]
