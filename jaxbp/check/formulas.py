@@ -189,12 +189,18 @@ class _Writer:
             terms.append(("every path through a sum", [2 + 2 * t for t in range(self.count)]))
         if not self.plain:
             terms.append(("each entry's own path", [0]))
+        if not self.region.reduced:
+            words = "all of it is left out, as if the error went through it unchanged"
+            yield self._slip("wrong-activation", words, self._identity)
         for name, at_ in terms:
             yield self._slip("missing-path", f"{name} is missing", _times(at_, lambda env: 0.0))
             yield self._slip("sign", f"{name} has the wrong sign", _times(at_, lambda env: -1.0))
             for k, meaning in scales.items():
                 words = f"{name} counts {k:.6g} times ({meaning})"
                 yield self._slip("scale", words, _times(at_, lambda env, k=k: k))
+
+    def _identity(self, parts: Parts, env: Values) -> Parts:
+        return [np.ones(self.full)] + [np.zeros(self.full)] * (len(parts) - 1)
 
     # --- factors
 
@@ -296,7 +302,7 @@ class _Writer:
 
     def _of_one_sum(self) -> Iterator[Slip]:
         """`y` is a sum (a log-sum-exp): what stands beside the spread error is another value."""
-        for t in range(self.count):
+        for t in range(self.count) if self.count == 1 else ():
             for name, value, _ in self.factors:
                 words = f"{name} stands beside the error that is spread, where a derivative belongs"
                 yield self._slip("wrong-point", words, self._outer_as(t, value))

@@ -98,6 +98,9 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         return spread(here if constant else env[op.inputs[other]])
 
     slot = Instead(op, k, make, shape=(*lengths, *shape))
+    if shape and not constant:
+        words = "1 everywhere: it is left out of the backward pass"
+        yield Guess(slot, "scale", words, lambda env, s: spread(np.ones(shape)))
     for words, cause, turn in _turns(op, other, shape):
         yield Guess(slot, cause, words, lambda env, s, t=turn: _along(t, factor(env), depth))
     for axis in range(depth):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
@@ -14,6 +13,7 @@ from jaxbp.check.evaluate import again, ahead
 from jaxbp.check.operations import Op
 from jaxbp.check.sites import Sites, is_elementwise
 from jaxbp.check.together import Together
+from jaxbp.check.windows import windows
 
 MOST_LOOKUPS = 512
 MOST_OTHERS = 4
@@ -38,8 +38,8 @@ def selections(sites: Sites) -> Iterator[Instead]:
             yield Instead(op, -1, lambda x, y, env, given: x[0] + x[1], "mask", words)
         if name in ("reduce_max", "reduce_min") and live:
             yield from _reductions(op)
-        if name in ("reduce_window_max", "reduce_window_min") and live:
-            yield from _windows(op)
+        if name in ("reduce_window_max", "reduce_window_min", "reduce_window_sum") and live:
+            yield from windows(op)
         if name == "gather" and 0 in live:
             yield from _overwritten(op)
         if name in ("gather", "scatter-add"):
@@ -52,20 +52,6 @@ def _reductions(op: Op) -> Iterator[Instead]:
     axes = tuple(op.params["axes"])
     for words, combine in (("of the sum", jnp.sum), ("of the mean", jnp.mean)):
         make = lambda x, y, env, given, f=combine: f(x[0], axis=axes)  # noqa: E731
-        yield Instead(op, 0, make, "wrong-activation", words)
-
-
-def _windows(op: Op) -> Iterator[Instead]:
-    """A pooled maximum whose error goes to the whole window."""
-    p = op.params
-    window = (p["window_dimensions"], p["window_strides"], p["padding"], p["base_dilation"])
-    size = prod(p["window_dimensions"])
-
-    def total(x: Any) -> Any:
-        return jax.lax.reduce_window(x, 0.0, jax.lax.add, *window, p["window_dilation"])
-
-    for words, share in (("of the sum over the window", 1.0), ("of the mean over the window", 1 / size)):
-        make = lambda x, y, env, given, k=share: k * total(x[0])  # noqa: E731
         yield Instead(op, 0, make, "wrong-activation", words)
 
 

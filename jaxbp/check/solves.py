@@ -35,6 +35,8 @@ SAID = {
 def solves(sites: Sites) -> Iterator[Instead]:
     """Other derivatives of every solution of one linear system."""
     for op in sites.ops():
+        if op.primitive.name == "cholesky" and sites.is_live(op, 0) and op.in_avals[0].ndim == 2:
+            yield from _of_cholesky(op)
         if op.primitive.name not in ("custom_linear_solve", "triangular_solve"):
             continue
         if op.in_avals[0].ndim != 2 or len(op.outputs) != 1 or op.out_avals[0].ndim > 2:
@@ -47,6 +49,24 @@ def solves(sites: Sites) -> Iterator[Instead]:
         yield from _of_both(op)
         if sites.is_live(op, 0):
             yield from _of_the_matrix(op)
+
+
+def _of_cholesky(op: Op) -> Iterator[Instead]:
+    """`dL = L Φ(L⁻¹ dA L⁻ᵀ)`, with another `Φ` than the lower triangle with half its diagonal."""
+    still = jax.lax.stop_gradient
+    for cause, words, cut in (
+        ("scale", "taken without halving the diagonal of Φ", jnp.tril),
+        ("missing-rows", "taken without cutting Φ down to the lower triangle", lambda k: k / 2),
+        ("missing-rows", "taken with the diagonal of Φ left out", lambda k: jnp.tril(k, -1)),
+    ):
+
+        def make(inputs: list[Any], results: list[Any], env: dict, given: Any, cut: Any = cut) -> Any:
+            a, lower = inputs[0], still(jnp.tril(results[0]))
+            half = jax.scipy.linalg.solve_triangular(lower, a, lower=True)
+            inner = jax.scipy.linalg.solve_triangular(lower, half.T, lower=True).T
+            return lower @ cut(inner)
+
+        yield Instead(op, 0, make, cause, words)
 
 
 def _of_both(op: Op) -> Iterator[Instead]:

@@ -135,7 +135,8 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
         ("scale", "divided by its own output", lambda e, s: s[0] / e[h]),
         ("wrong-activation", "with 0 and not 0 exchanged", lambda env, s: np.where(s[0] == 0, 1.0, 0.0)),
     ]  # fmt: skip
-    for cause, words, make in own:
+    of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
+    for cause, words, make in own[4:5] + own if of_abs else own:
         yield Guess(slot, cause, words, lambda env, s, f=make: f(env, s[n]))
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
     bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
