@@ -113,6 +113,7 @@ class _Writer:
         yield from self._other_sums()
         yield from self._values_exchanged()
         yield from self._factors_out()
+        yield from self._plain_means()
 
     def _slip(
         self,
@@ -148,7 +149,7 @@ class _Writer:
             values,
             region=self.region,
             along=axes or (),
-            ways=((way, axes, terms),),
+            ways=((way, axes, terms, len(self.region.ops)),),
         )
 
     # --- where in the formula
@@ -209,13 +210,39 @@ class _Writer:
         for where, place in self._places():
             for name, value, mask in self.factors:
                 cause = "missing-rows" if mask else "scale"
-                out = _times(where, lambda env, v=value: 1 / v(env))
+                out = self._without(where, value)
                 yield self._slip(cause, f"{place}, {name} is left out, or divided by once too often", out)
                 yield self._slip(
                     cause,
                     f"{place}, {name} is a factor too many, or is not divided by",
                     _times(where, value),
                 )
+
+    def _plain_means(self) -> Iterator[Slip]:
+        """A mean where a weighted sum belongs: `mean(g)` for `S(p g)`."""
+        n = int(np.prod([self.region.shape[a] for a in self.region.axes]))
+        for t in range(self.count):
+            for name, value, _ in self.factors:
+                if not even(value(self.known), self.axes):
+                    words = f"a plain mean stands where the sum is weighted with {name}"
+                    out = self._without([1 + 2 * t], value)
+                    both = lambda parts, env, f=out, t=t: _times(  # noqa: E731
+                        [1 + 2 * t], lambda env: 1 / n
+                    )(f(parts, env), env)
+                    yield self._slip("wrong-point", words, both)
+
+    def _without(self, where: list[int], value: Factor) -> Callable[[Parts, Values], Parts]:
+        """The parts without a factor; where it is 0, what is left follows from the other entries."""
+
+        def change(parts: Parts, env: Values) -> Parts:
+            v = np.broadcast_to(value(env), self.full)
+            made = list(parts)
+            for k in where:
+                left = ratio_along(parts[k], v, self.axes)
+                made[k] = parts[k] / v if left is None else np.broadcast_to(left, self.full)
+            return made
+
+        return change
 
     def _values_exchanged(self) -> Iterator[Slip]:
         """Another value in the place of one that a part is proportional to."""

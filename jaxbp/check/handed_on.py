@@ -22,6 +22,7 @@ from jaxbp.check.together import Together
 LONGEST = 3  # steps in which a value is computed ahead of its time
 MOST_HALVES = 60
 MOST_PAIRS, MOST_PARTS = 24, 120
+MOST_TURNS = 9
 
 
 def exchanged(sites: Sites) -> list[Together]:
@@ -32,21 +33,49 @@ def exchanged(sites: Sites) -> list[Together]:
     found: list[Together] = []
     room = MOST_PARTS
     for scope in sites.scopes:
+        for values in _turned_round(sites, scope):
+            half = len(values) // 2
+            parts = _exchange(sites, scope, values[:half], values[::-1][:half], "flip")
+            room -= len(parts)
+            if parts and room >= 0:
+                others = len(values) - 1
+                text = f"{sites.describe(values[0])} and of the {others} other turns"
+                found.append(Together(parts, text=text))
         for first, second in _pairs(sites, scope):
             if _leads_to(sites, first[0], second[0]):
                 continue
-            parts = [
-                Instead(op, k, _with_error_of(sites, op, k, other), "swapped", "")
-                for one, other in zip((*first, *second), (*second, *first), strict=True)
-                for op in scope.ops
-                for k, v in enumerate(op.inputs)
-                if v == one and len(op.outputs) == 1
-            ]
+            parts = _exchange(sites, scope, first, second, "swapped")
             room -= len(parts)
             if parts and len(found) < MOST_PAIRS and room >= 0:
                 text = f"{sites.describe(first[0])} and {sites.describe(second[0])}"
                 found.append(Together(parts, text=text))
     return found
+
+
+def _exchange(
+    sites: Sites, scope: Scope, first: list[int], second: list[int], cause: str
+) -> list[Instead]:
+    """Every use of the first values with the errors of the second, and the other way round."""
+    return [
+        Instead(op, k, _with_error_of(sites, op, k, other), cause, "")
+        for one, other in zip((*first, *second), (*second, *first), strict=True)
+        for op in scope.ops
+        for k, v in enumerate(op.inputs)
+        if v == one and len(op.outputs) == 1
+    ]
+
+
+def _turned_round(sites: Sites, scope: Scope) -> Iterator[list[int]]:
+    """What a loop in Python cuts out turn by turn, as the taps of a kernel."""
+    lines: dict[Any, list[int]] = {}
+    for op in scope.ops:
+        if (
+            op.primitive.name in ("slice", "dynamic_slice")
+            and op.outputs[0] in sites.live
+            and op.place.file
+        ):
+            lines.setdefault((op.place, op.out_avals[0].shape), []).append(op.outputs[0])
+    yield from (values for values in lines.values() if 2 < len(values) <= MOST_TURNS)
 
 
 def _leads_to(sites: Sites, first: int, second: int) -> bool:

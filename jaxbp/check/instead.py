@@ -24,7 +24,12 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
     if "overwritten" in choice.words:
         evidence["advice"] = "Add up the errors that fall on one entry: `.at[i].add`, not `.at[i].set`."
     if getattr(choice, "text", ""):
-        detail = f"{names}: the errors of {choice.text} are in each other's place"
+        place = "in reverse order" if cause == "flip" else "in each other's place"
+        detail = f"{names}: the errors of {choice.text} are {place}"
+        return Finding(names, cause, detail, evidence)
+    if choice.words.startswith("summed over"):
+        through = role(op, choice.operand)
+        detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
         return Finding(names, cause, detail, evidence)
     if choice.words.startswith("lost in the"):
         detail = (

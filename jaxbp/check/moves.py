@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
-from jaxbp.check.evaluate import again, run, scan_counts
-from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.evaluate import again
+from jaxbp.check.operations import Op
+from jaxbp.check.running import running, running_before, wrong_way
 from jaxbp.check.sites import Sites
 
 MOST_AXES = 4
@@ -28,30 +29,15 @@ def moves(sites: Sites) -> Iterator[Instead]:
             yield from _turned_error(sites, op)
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
-            yield Instead(op, -1, _wrong_way(op), "flip", words, whole=True)
+            yield Instead(op, -1, wrong_way(op), "flip", words, whole=True)
         if op.primitive.name in ("concatenate", "pad"):
-            yield from _running_before(sites, op)
+            yield from running_before(sites, op)
         if op.primitive.name == "mul":
             yield from _conjugated(sites, op)
+        if op.primitive.name in ("mul", "div", "add", "sub"):
+            yield from _spread_along_another(sites, op)
         if op.primitive.name in MOVES and sites.is_live(op, 0):
             yield from MOVES[op.primitive.name](op)
-
-
-def _running(op: Op) -> Iterator[Instead]:
-    """A running sum or product, the wrong way round or without each entry's own term."""
-    yield Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
-    words = "run without each entry's own term: off by one"
-    yield Instead(op, 0, _exclusive(op), "missing-rows", words)
-    words = "run over each entry's own term alone: what it does to later ones is forgotten"
-    yield Instead(op, 0, _own_term(op), "missing-path", words)
-
-
-def _own_term(op: Op) -> Any:
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x, still = inputs[0], jax.lax.stop_gradient
-        return x if op.primitive.name == "cumsum" else still(results[0]) * (x / still(x))
-
-    return make
 
 
 def _conjugated(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -63,48 +49,6 @@ def _conjugated(sites: Sites, op: Op) -> Iterator[Instead]:
                 return inputs[k] * jnp.conj(jax.lax.stop_gradient(inputs[1 - k]))
 
             yield Instead(op, k, make, "flip", "the conjugate: a convolution for a correlation, or back")
-
-
-def _running_before(sites: Sites, op: Op) -> Iterator[Instead]:
-    """A running sum or product up to the entry before, whose error takes in the entry, or is turned.
-
-    `T = concatenate([1, cumprod(e)[:-1]])`, as light is carried through what lies in front of a point.
-    """
-    for k, v in enumerate(op.inputs):
-        cut = sites.producer.get(v) if isinstance(v, int) else None
-        run = sites.producer.get(cut.inputs[0]) if cut is not None else None
-        if cut is None or cut.primitive.name != "slice" or run is None:
-            continue
-        if (
-            run.primitive.name in ("cumsum", "cumprod")
-            and run.out_avals[0].shape == op.out_avals[0].shape
-        ):
-            reverse = run.params["reverse"]
-            for words, back, own in (
-                ("run with each entry's own term, where it ends before it: off by one", reverse, True),
-                ("run in the direction of the forward pass", not reverse, False),
-                (
-                    "run in the direction of the forward pass, with each entry's own term",
-                    not reverse,
-                    True,
-                ),
-            ):
-                cause = "missing-rows" if back == reverse else "flip"
-                yield Instead(op, k, _summed(run, back, own), cause, words)
-
-
-def _summed(run: Op, reverse: bool, own: bool) -> Any:
-    """The value, with the derivative of another running sum or product; `own` counts the entry itself."""
-    axis, product = run.params["axis"], run.primitive.name == "cumprod"
-    still = jax.lax.stop_gradient
-
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x = env[run.inputs[0]]
-        parts = x / still(x) if product else x
-        total = jax.lax.cumsum(parts, axis, reverse) - (0 if own else parts)
-        return still(results[0]) * total if product else total
-
-    return make
 
 
 def _cropped(op: Op) -> Iterator[Instead]:
@@ -226,65 +170,47 @@ def _in_order(shape: tuple[int, ...], axes: list[int]) -> Any:
     return lambda x, y, env, given: jnp.transpose(jnp.reshape(x[0], moved), back)
 
 
-def _backwards(op: Op) -> Any:
-    """A running sum or product whose error is summed up in the same direction."""
-    axis, reverse = op.params["axis"], not op.params["reverse"]
+def _summed_along_another(op: Op) -> Iterator[Instead]:
+    """A value spread along an axis, whose error is summed over another one of the same size."""
+    shape, kept = op.out_avals[0].shape, op.params["broadcast_dimensions"]
+    own = [a for a, n in zip(kept, op.in_avals[0].shape, strict=True) if n > 1]
+    for a in own:
+        for b in range(len(shape)):
+            if b not in own and shape[a] == shape[b]:
+                words = f"summed over axis {a}, where it was spread along axis {b}"
+                make = lambda x, y, env, given, a=a, b=b: jnp.swapaxes(  # noqa: E731
+                    again(op, x), a, b
+                )
+                yield Instead(op, 0, make, "transpose", words)
 
+
+def _spread_along_another(sites: Sites, op: Op) -> Iterator[Instead]:
+    """The same where an operand is spread by the operation itself."""
+    shape = op.out_avals[0].shape
+    for k, aval in enumerate(op.in_avals):
+        if not sites.is_live(op, k) or len(aval.shape) != len(shape) or aval.shape == shape:
+            continue
+        for a, b in itertools.permutations(range(len(shape)), 2):
+            if aval.shape[a] == shape[a] == shape[b] > 1 == aval.shape[b]:
+                words = f"summed over axis {a}, where it was spread along axis {b}"
+                yield Instead(op, k, _operand_turned(op, k, a, b), "transpose", words)
+
+
+def _operand_turned(op: Op, k: int, a: int, b: int) -> Any:
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        if op.primitive.name == "cumsum":
-            return jax.lax.cumsum(inputs[0], axis, reverse)
-        parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
-        return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
-
-    return make
-
-
-def _exclusive(op: Op) -> Any:
-    """A running sum or product of which every entry's own term is left out."""
-    axis, reverse = op.params["axis"], op.params["reverse"]
-
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x = inputs[0]
-        if op.primitive.name == "cumsum":
-            return jax.lax.cumsum(x, axis, reverse) - x
-        parts = x / jax.lax.stop_gradient(x)
-        return jax.lax.stop_gradient(results[0]) * (jax.lax.cumsum(parts, axis, reverse) - parts)
-
-    return make
-
-
-def _wrong_way(op: Op) -> Any:
-    """The loop with its values as they are, and its state handed on in the other direction."""
-    consts, carry = scan_counts(op.params)
-    still = jax.lax.stop_gradient
-    order = {"length": op.params["length"]}
-
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> list[Any]:
-        inputs = [jnp.asarray(x) for x in inputs]
-        fixed, init, xs = inputs[:consts], inputs[consts : consts + carry], inputs[consts + carry :]
-
-        def forward(state: list[Any], x: list[Any]) -> Any:
-            return run(op.bodies[0], [*fixed, *state, *x], Editor(), True)[:carry], state
-
-        def pinned(state: list[Any], x: Any) -> Any:
-            values = [v + (s - still(s)) if is_float(v) else v for v, s in zip(x[0], state, strict=True)]
-            outs = run(op.bodies[0], [*fixed, *values, *x[1]], Editor(), True)
-            return outs[:carry], outs[carry:]
-
-        _, kept = jax.lax.scan(forward, init, xs, reverse=op.params["reverse"], **order)
-        state, ys = jax.lax.scan(
-            pinned, init, (still(kept), xs), reverse=not op.params["reverse"], **order
-        )
-        return [*state, *ys]
+        operands = [jax.lax.stop_gradient(x) for x in inputs]
+        operands[k] = jnp.swapaxes(inputs[k], a, b)
+        return again(op, operands)
 
     return make
 
 
 MOVES = {
+    "broadcast_in_dim": _summed_along_another,
     "reshape": _refilled,
     "transpose": _refilled,
-    "cumsum": _running,
-    "cumprod": _running,
+    "cumsum": running,
+    "cumprod": running,
     "pad": _cropped,
     "slice": _cropped,
     "sort": _unsorted,

@@ -239,7 +239,7 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     slot = Instead(op, k, make, shape=shape)
     other = _value(op, 1 - k, known)
     assert other is not None
-    if known[op.outputs[0]].size > 1 or depth:
+    if known[op.outputs[0]].size > 1 or depth or not isinstance(op.inputs[1 - k], Constant):
         yield Guess(slot, "factor", "left out of the backward pass", full(lambda e: np.ones(())))
         yield Guess(
             slot, "factor", "applied twice in the backward pass", full(lambda e: slope(e) * abs(slope(e)))

@@ -24,6 +24,7 @@ from jaxbp.check.sites import UNARY, Sites, is_elementwise
 
 Values = dict[int, Any]
 MOST_OTHERS = 8
+KINKED = ("max", "min", "clamp", "abs")
 ACTIVATING = {
     "tanh", "logistic", "erf", "erfc", "sin", "cos", "max", "min", "select_n", "exp", "expm1", "log1p",
     "abs", "clamp", "log", "atan", "sqrt", "rsqrt", "integer_pow", "pow", "square",
@@ -135,12 +136,14 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
         ("scale", "divided by its own output", lambda e, s: s[0] / e[h]),
         ("wrong-activation", "with 0 and not 0 exchanged", lambda env, s: np.where(s[0] == 0, 1.0, 0.0)),
     ]  # fmt: skip
+    kinked = all(op.primitive.name in KINKED or not _curved(op) for op in stretch.ops)
+    own = own[1:] if kinked else own  # its output may be on the kink, where its input is beyond
     of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
-    for cause, words, make in own[4:5] + own if of_abs else own:
+    for cause, words, make in own[3:4] + own if of_abs else own:
         yield Guess(slot, cause, words, lambda env, s, f=make: f(env, s[n]))
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
     bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
-    clipped = bounds > 1 or any(op.primitive.name == "clamp" for op in stretch.ops)
+    clipped = bounds > 0 or any(op.primitive.name == "clamp" for op in stretch.ops)
     for words, cause, make in activations.alternatives():
         if likely or words == "of the identity":
             cause = "missing-rows" if clipped and words == "of the identity" else cause

@@ -245,4 +245,5 @@ def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names:
         detail = (
             f"the contributions of the {count} turns of that line are weighted {shown} instead of 1 each"
         )
-    return Finding(names, "missing-rows", f"{names}: through {through}, {detail}", evidence)
+    cause = "missing-rows" if len(gone) else "scale"
+    return Finding(names, cause, f"{names}: through {through}, {detail}", evidence)

@@ -1,0 +1,127 @@
+"""Sums, products and loops in order, whose error runs in the wrong direction or is off by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.check.edits import Instead
+from jaxbp.check.evaluate import run, scan_counts
+from jaxbp.check.operations import Editor, Op, is_float
+from jaxbp.check.sites import Sites
+
+
+def running(op: Op) -> Iterator[Instead]:
+    """A running sum or product, the wrong way round or without each entry's own term."""
+    yield Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
+    words = "run without each entry's own term: off by one"
+    yield Instead(op, 0, _exclusive(op), "missing-rows", words)
+    words = "run over each entry's own term alone: what it does to later ones is forgotten"
+    yield Instead(op, 0, _own_term(op), "missing-path", words)
+
+
+def running_before(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A running sum or product up to the entry before, whose error takes in the entry, or is turned.
+
+    `T = concatenate([1, cumprod(e)[:-1]])`, as light is carried through what lies in front of a point.
+    """
+    for k, v in enumerate(op.inputs):
+        cut = sites.producer.get(v) if isinstance(v, int) else None
+        run = sites.producer.get(cut.inputs[0]) if cut is not None else None
+        if cut is None or cut.primitive.name != "slice" or run is None:
+            continue
+        if (
+            run.primitive.name in ("cumsum", "cumprod")
+            and run.out_avals[0].shape == op.out_avals[0].shape
+        ):
+            reverse = run.params["reverse"]
+            for words, back, own in (
+                ("run with each entry's own term, where it ends before it: off by one", reverse, True),
+                ("run in the direction of the forward pass", not reverse, False),
+                (
+                    "run in the direction of the forward pass, with each entry's own term",
+                    not reverse,
+                    True,
+                ),
+            ):
+                cause = "missing-rows" if back == reverse else "flip"
+                yield Instead(op, k, _summed(run, back, own), cause, words)
+
+
+def wrong_way(op: Op) -> Any:
+    """The loop with its values as they are, and its state handed on in the other direction."""
+    consts, carry = scan_counts(op.params)
+    still = jax.lax.stop_gradient
+    order = {"length": op.params["length"]}
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> list[Any]:
+        inputs = [jnp.asarray(x) for x in inputs]
+        fixed, init, xs = inputs[:consts], inputs[consts : consts + carry], inputs[consts + carry :]
+
+        def forward(state: list[Any], x: list[Any]) -> Any:
+            return run(op.bodies[0], [*fixed, *state, *x], Editor(), True)[:carry], state
+
+        def pinned(state: list[Any], x: Any) -> Any:
+            values = [v + (s - still(s)) if is_float(v) else v for v, s in zip(x[0], state, strict=True)]
+            outs = run(op.bodies[0], [*fixed, *values, *x[1]], Editor(), True)
+            return outs[:carry], outs[carry:]
+
+        _, kept = jax.lax.scan(forward, init, xs, reverse=op.params["reverse"], **order)
+        state, ys = jax.lax.scan(
+            pinned, init, (still(kept), xs), reverse=not op.params["reverse"], **order
+        )
+        return [*state, *ys]
+
+    return make
+
+
+def _own_term(op: Op) -> Any:
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x, still = inputs[0], jax.lax.stop_gradient
+        return x if op.primitive.name == "cumsum" else still(results[0]) * (x / still(x))
+
+    return make
+
+
+def _backwards(op: Op) -> Any:
+    """A running sum or product whose error is summed up in the same direction."""
+    axis, reverse = op.params["axis"], not op.params["reverse"]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        if op.primitive.name == "cumsum":
+            return jax.lax.cumsum(inputs[0], axis, reverse)
+        parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
+        return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
+
+    return make
+
+
+def _exclusive(op: Op) -> Any:
+    """A running sum or product of which every entry's own term is left out."""
+    axis, reverse = op.params["axis"], op.params["reverse"]
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x = inputs[0]
+        if op.primitive.name == "cumsum":
+            return jax.lax.cumsum(x, axis, reverse) - x
+        parts = x / jax.lax.stop_gradient(x)
+        return jax.lax.stop_gradient(results[0]) * (jax.lax.cumsum(parts, axis, reverse) - parts)
+
+    return make
+
+
+def _summed(run: Op, reverse: bool, own: bool) -> Any:
+    """The value, with the derivative of another running sum or product; `own` counts the entry itself."""
+    axis, product = run.params["axis"], run.primitive.name == "cumprod"
+    still = jax.lax.stop_gradient
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        x = env[run.inputs[0]]
+        parts = x / still(x) if product else x
+        total = jax.lax.cumsum(parts, axis, reverse) - (0 if own else parts)
+        return still(results[0]) * total if product else total
+
+    return make
