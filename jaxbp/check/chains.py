@@ -89,3 +89,28 @@ def _moved(op: Op, value: np.ndarray, shape: tuple[int, ...], depth: int) -> np.
         stretched = [n if a < depth else next(inner) if a in kept else 1 for a, n in enumerate(shape)]
         return np.broadcast_to(value.reshape(stretched), shape)
     return value.reshape(shape)
+
+
+def other_softmaxes(
+    sites: Sites, v: Any, known: Values, depth: int
+) -> Iterator[tuple[str, Callable[[Values], np.ndarray]]]:
+    """Where a value is a softmax: the softmax of the same logits along its other axes."""
+    quotient = sites.producer.get(v) if isinstance(v, int) else None
+    if quotient is None or quotient.primitive.name != "div":
+        return
+    power = sites.producer.get(quotient.inputs[0])
+    shifted = sites.producer.get(power.inputs[0]) if power is not None else None
+    if power is None or power.primitive.name != "exp" or shifted is None:
+        return
+    u = shifted.inputs[0] if shifted.primitive.name == "sub" else power.inputs[0]
+    shape = sites.shape.get(v, ())
+    if u not in known or tuple(sites.shape[u]) != tuple(shape):
+        return
+    for axis, size in enumerate(shape):
+        if size > 1:
+            yield f"the softmax along axis {axis}", lambda env, a=depth + axis: _softmax(env[u], a)
+
+
+def _softmax(u: np.ndarray, axis: int) -> np.ndarray:
+    e = np.exp(u - np.max(u, axis=axis, keepdims=True))
+    return np.asarray(e / np.sum(e, axis=axis, keepdims=True))

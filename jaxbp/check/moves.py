@@ -1,7 +1,7 @@
-"""Operations that move entries, and sums in order, whose error is moved otherwise than it has to be.
+"""Operations that move or spread entries, whose error is moved otherwise than it has to be.
 
 A reshape where a transpose belongs, the permutation that sorts for its inverse, an error cut out one
-place too far, a running sum run in the direction of the forward pass.
+place too far, or summed over another axis than the one along which the value was spread.
 """
 
 from __future__ import annotations

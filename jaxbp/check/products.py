@@ -124,6 +124,8 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     for what, cause, without in chains.without(sites, op.inputs[other], known, depth):
         words = f"the other factor without {what}"
         yield Guess(slot, cause, words, lambda env, s, w=without: spread(w(env)))
+    for words, value in chains.other_softmaxes(sites, op.inputs[other], known, depth):
+        yield Guess(slot, "transpose", words, lambda env, s, v=value: spread(v(env)))
     if op.primitive.name == "conv_general_dilated":
         for words, keep in _taps(op, other, shape):
             yield Guess(slot, "missing-rows", words, lambda env, s, m=keep: factor(env) * m)
