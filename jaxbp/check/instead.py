@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check.edits import Change, Rewired
-from jaxbp.check.operations import Constant, Editor, Op
-from jaxbp.check.oracle import float64
+from jaxbp.check.operations import Constant, Op
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
+from jaxbp.check.table import recorded
 from jaxbp.check.words import at, origin_of, role, source
 
 if TYPE_CHECKING:
@@ -111,24 +111,10 @@ def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -
     return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
 
 
-class _Catch(Editor):
-    def __init__(self, op: Op, k: int):
-        self.op, self.k, self.value = op, k, None
-
-    def operands(self, op: Op, values: list[Any]) -> list[Any]:
-        if op is self.op:
-            self.value = values[self.k]
-        return values
-
-
 def _value(case: Case, op: Op, k: int) -> np.ndarray | None:
-    """The value of an operand at the given point, where it can be seen (outside of loops)."""
-    if isinstance(op.inputs[k], Constant):
-        return np.asarray(op.inputs[k].value, np.float64)
-    catch = _Catch(op, k)
-    with float64():
-        case.oracle.program.run(case.points[0][0], catch)
-    try:
-        return np.asarray(catch.value, np.float64)
-    except Exception:
-        return None
+    """The value of an operand at the given point, with the turns of loops in front of its axes."""
+    v = op.inputs[k]
+    if isinstance(v, Constant):
+        return np.asarray(v.value, np.float64)
+    known = recorded(case)
+    return known[0].get(v) if known else None

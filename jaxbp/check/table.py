@@ -117,9 +117,9 @@ def _build(case: Case, kind: str) -> Table | None:
     return _switched(case, sites, [telling(case)], changes, Edited(case.oracle, changes=changes))
 
 
-def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list[Any]:
-    """As many as the budget allows, the most downstream first where it does not allow all."""
-    room = max(0, (case.budget - case.used) // max(each, 1))
+def _affordable(case: Case, sites: Sites, choices: list[Any], each: int, share: float = 1.0) -> list[Any]:
+    """As many as a share of the budget allows, the most downstream first where it does not allow all."""
+    room = max(0, int(share * (case.budget - case.used)) // max(each, 1))
     sizes = np.cumsum([getattr(c, "size", 1) for c in choices])
     allowed = int(np.searchsorted(sizes, room, side="right"))
     if allowed >= len(choices):
@@ -129,12 +129,13 @@ def _affordable(case: Case, sites: Sites, choices: list[Any], each: int) -> list
 
 
 def _weighted(case: Case, sites: Sites, at: list[int], edges: list[Edge], groups: bool) -> Table | None:
-    edges = _affordable(case, sites, edges, len(at))
+    edges = _affordable(case, sites, edges, len(at), 0.5)
     if not edges:
         return None
     edited = Edited(case.oracle, edges)
     several: list[Any] = same_line(edges) if groups else []
     several += weighted(sites, edges, several) if groups else []
+    several = _affordable(case, sites, several, len(at), 0.5)
     start = {id(edge): int(n) for edge, n in zip(edges, edited.starts, strict=False)}
     members = [[n] for n in range(edited.size)]
     members += [[start[id(edge)] for edge in group.parts] for group in several]
@@ -201,15 +202,17 @@ def _given(
     known, first = recorded(case), [telling(case)]
     known_first, slopes_first = known[at.index(first[0])], slopes[at.index(first[0])]
     groups = alike(made)  # of all: one turn's guess may look like another one there
+    groups = _affordable(case, sites, groups, 1, 0.5)
     made = _worthwhile(made, known_first, slopes_first)
-    made = _affordable(case, sites, made, 1)
+    made = _affordable(case, sites, made, 1, 0.5)
     if not made:
         return None
-    slots = list({id(g.slot): g.slot for g in made}.values())
+    parts = [part for group in groups for part in group.parts]
+    slots = list({id(g.slot): g.slot for g in [*made, *parts]}.values())
     edited = Edited(case.oracle, others=slots)
     number = {id(slot): n for n, slot in enumerate(slots)}
     if edited.apart:
-        made = [*made, *(g for g in groups if all(id(part.slot) in number for part in g.parts))]
+        made = [*made, *groups]
 
     def rows(some: Sequence[int], q: int, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         thetas = np.tile(edited.neutral(), (len(some), 1))
