@@ -107,15 +107,17 @@ def _is_edge(choice: Any) -> bool:
 
 
 def _preference(found: Table, fit: tuple[int, float]) -> tuple[Any, ...]:
-    """Whole cuts first, then the most downstream; an operand before a value, a plain cause first."""
+    """Whole cuts first, numbers left out, then the most downstream; an operand before a value."""
     n, amount = fit
     choice = found.choices[n]
     rank = found.sites.rank[id(choice.op)]
     if isinstance(choice, Weighted):
-        return (False, False, rank, True, -n)
+        return (False, False, False, rank, True, -n)
     if not _is_edge(choice):
         return (-choice.rank, choice.cause in ("factor", "mask"), rank, -n)
-    return (abs(amount - 1) < EXACT, not isinstance(choice, Together), rank, not choice.variable, -n)
+    whole = abs(amount - 1) < EXACT
+    number = not whole and bool(words.left_out(found.sites, choice.op, choice.operand, 1 - amount))
+    return (whole, number, not isinstance(choice, Together), rank, not choice.variable, -n)
 
 
 def _holds(case: Case, found: Table, n: int, amount: float, inside: list[int], limit: float) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbp.check.chains import SPREAD
 from jaxbp.check.edits import Edge
 from jaxbp.check.meaning import indices, meaning_of
 from jaxbp.check.operations import Constant, Op
@@ -94,10 +96,10 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         "source": source(op), "file": op.place.file, "line": op.place.line, "operation": op.name,
         "operand": k, "weight": weight,
     }  # fmt: skip
-    left_out = _left_out(sites, op, k, weight)
-    if left_out or _squared(op, weight):
+    known_number = left_out(sites, op, k, weight)
+    if known_number or _squared(op, weight):
         cause = "scale"
-        known = left_out or "½, the 2 of a square left out"
+        known = known_number or "½, the 2 of a square left out"
         what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
         evidence["factor"] = weight
     elif abs(weight) < near and _one_of_the_cases(sites, op, k):
@@ -133,7 +135,7 @@ def _squared(op: Op, weight: float) -> bool:
     return same and abs(weight) < 1e-3
 
 
-def _left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
+def left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
     """The number next to an edge that its weight takes back, or puts in again; in words."""
     maker = sites.producer.get(op.inputs[k]) if isinstance(op.inputs[k], int) else None
     for one in (op, maker):
@@ -147,7 +149,25 @@ def _left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
                     return f"the number {c:g} {at(one)} is left out"
                 if factor and abs(abs(factor) - 1) > 1e-3 and abs(weight / factor - 1) < 1e-3:
                     return f"the number {c:g} {at(one)} is applied twice"
+    other = op.inputs[1 - k] if op.primitive.name == "mul" and len(op.inputs) == 2 else None
+    for one, c, factor in _numbers_in(sites, other):
+        if abs(abs(factor) - 1) > 1e-3 and abs(weight * factor - 1) < 1e-3:
+            return f"the number {c:g} {at(one)} is left out of its other factor"
     return ""
+
+
+def _numbers_in(sites: Sites, v: Any, steps: int = 4) -> Iterator[tuple[Op, float, float]]:
+    """`(operation, number, what it multiplies by)` for the numbers in a product or quotient."""
+    op = sites.producer.get(v) if isinstance(v, int) else None
+    if op is None or steps == 0 or op.primitive.name not in ("mul", "div", *SPREAD):
+        return
+    for k, u in enumerate(op.inputs):
+        if isinstance(u, Constant) and np.size(u.value) == 1 and op.primitive.name in ("mul", "div"):
+            c = float(np.asarray(u.value, np.float64).reshape(()))
+            if c:
+                yield op, c, 1 / c if op.primitive.name == "div" and k == 1 else c
+        elif op.primitive.name != "div" or k == 0:
+            yield from _numbers_in(sites, u, steps - 1)
 
 
 def several(case: Case, sites: Sites, chosen: list[tuple[Edge, float]], names: str) -> Finding:
