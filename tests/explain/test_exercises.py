@@ -175,7 +175,7 @@ MISTAKES = {
         no_way_through_time,
         "are not right",
         "paths from this argument",
-        "left factor of the matrix product at `h = jnp.tanh(x_t @ w_x + h @ w_h + b)` is missing",
+        "at `h @ w_h` in `h = jnp.tanh(x_t @ w_x + h @ w_h + b)` is missing",
     ),
     "a factor left out": (
         "tower",
