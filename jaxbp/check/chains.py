@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.check.factors import softmax
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.sites import Sites
 
@@ -108,9 +109,4 @@ def other_softmaxes(
         return
     for axis, size in enumerate(shape):
         if size > 1:
-            yield f"the softmax along axis {axis}", lambda env, a=depth + axis: _softmax(env[u], a)
-
-
-def _softmax(u: np.ndarray, axis: int) -> np.ndarray:
-    e = np.exp(u - np.max(u, axis=axis, keepdims=True))
-    return np.asarray(e / np.sum(e, axis=axis, keepdims=True))
+            yield f"the softmax along axis {axis}", lambda env, a=depth + axis: softmax(env[u], (a,))

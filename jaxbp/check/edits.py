@@ -252,7 +252,9 @@ class Edited:
         self.room = int(ends[-1]) if self.apart else max([0, *(o.entries for o in self.others)])
         self.loops = loops(oracle.program.scope)
         self.at_edges = _by_op(self.edges, self.starts)
-        self.at_others = _by_op(self.others, range(self.weights, self.size))
+        places = range(self.weights, self.size)
+        plain = [(at, o) for at, o in zip(places, self.others, strict=False) if not isinstance(o, Shadow)]
+        self.at_others = _by_op([o for _, o in plain], [at for at, _ in plain])
         self.at_uses: dict[int, list[tuple[int, Rewired]]] = {}
         self.at_shadows: dict[int, list[tuple[int, Shadow]]] = {}
         for at, other in enumerate(self.others, self.weights):
@@ -302,8 +304,6 @@ class Edited:
 def _by_op(edits: Sequence[Any], starts: Any) -> dict[int, list[tuple[int, Any]]]:
     found: dict[int, list[tuple[int, Any]]] = {}
     for start, edit in zip(starts, edits, strict=False):
-        if isinstance(edit, Shadow):
-            continue
         found.setdefault(id(edit.op), []).append((int(start), edit))
     return found
 

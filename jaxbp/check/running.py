@@ -16,9 +16,12 @@ from jaxbp.check.sites import Sites
 
 def running(op: Op) -> Iterator[Instead]:
     """A running sum or product, the wrong way round or without each entry's own term."""
-    yield Instead(op, 0, _backwards(op), "flip", "run in the direction of the forward pass")
+    reverse = op.params["reverse"]
+    yield Instead(
+        op, 0, _summed(op, not reverse, own=True), "flip", "run in the direction of the forward pass"
+    )
     words = "run without each entry's own term: off by one"
-    yield Instead(op, 0, _exclusive(op), "missing-rows", words)
+    yield Instead(op, 0, _summed(op, reverse, own=False), "missing-rows", words)
     words = "run over each entry's own term alone: what it does to later ones is forgotten"
     yield Instead(op, 0, _own_term(op), "missing-path", words)
 
@@ -82,33 +85,6 @@ def _own_term(op: Op) -> Any:
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
         x, still = inputs[0], jax.lax.stop_gradient
         return x if op.primitive.name == "cumsum" else still(results[0]) * (x / still(x))
-
-    return make
-
-
-def _backwards(op: Op) -> Any:
-    """A running sum or product whose error is summed up in the same direction."""
-    axis, reverse = op.params["axis"], not op.params["reverse"]
-
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        if op.primitive.name == "cumsum":
-            return jax.lax.cumsum(inputs[0], axis, reverse)
-        parts = inputs[0] / jax.lax.stop_gradient(inputs[0])
-        return jax.lax.stop_gradient(results[0]) * jax.lax.cumsum(parts, axis, reverse)
-
-    return make
-
-
-def _exclusive(op: Op) -> Any:
-    """A running sum or product of which every entry's own term is left out."""
-    axis, reverse = op.params["axis"], op.params["reverse"]
-
-    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x = inputs[0]
-        if op.primitive.name == "cumsum":
-            return jax.lax.cumsum(x, axis, reverse) - x
-        parts = x / jax.lax.stop_gradient(x)
-        return jax.lax.stop_gradient(results[0]) * (jax.lax.cumsum(parts, axis, reverse) - parts)
 
     return make
 

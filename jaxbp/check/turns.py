@@ -1,7 +1,7 @@
 """Loops that Python unrolls, found again: their turns, what each hands on to the next, and who uses what.
 
 A backward pass through such a loop has to run from the last turn to the first. With the turns known, the
-loop can be run with its state handed on in the other direction, as `moves.py` does it for a `scan`.
+loop can be run with its state handed on in the other direction, as `running.py` does it for a `scan`.
 """
 
 from __future__ import annotations
