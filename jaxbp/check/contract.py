@@ -126,8 +126,7 @@ def _finite(check: Check) -> list[Finding]:
             origin = nonfinite_ops.first(check)
             detail = (
                 f"{count} of {values.size} entries of the cotangent are not finite (the first at "
-                f"{index}, "
-                f"arguments {where}), while the true ones are{origin and '; ' + origin}"
+                f"{index}, {where}), while the true ones are{origin and '; ' + origin}"
             )
             found.append(Finding(path, "nan", detail, {"count": count, "index": index}))
             break

@@ -7,7 +7,7 @@ import pytest
 
 import jaxbp
 from experiments.gallery import correct, exhibits
-from jaxbp.check import verify
+from jaxbp.check import noise, verify
 
 CASES = correct.cases()
 IN_THE_SUITE = (  # `experiments/checker_gallery.py` runs all of them
@@ -31,6 +31,21 @@ def test_no_alarm(name):
     fn, args, hand = CASES[name]
     report = jaxbp.check_gradients(fn, *args, gradient=hand)
     assert report.ok, str(report)
+
+
+def test_rounding_is_measured_behind_an_infinite_value():
+    """A running maximum begins at -inf: shaking that must not turn the measure into NaN."""
+
+    def fn(leaves, dy):
+        m = jnp.full(leaves[0].shape[1], -jnp.inf, leaves[0].dtype)
+        for row in leaves[0]:
+            m = jnp.maximum(m, row)
+        return [jnp.exp(leaves[0] - m) * dy[0]]
+
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        points = [([jnp.asarray(rng.standard_normal((3, 4)))], [jnp.asarray(rng.standard_normal((3, 4)))])]
+        assert 0 < noise.spread(fn, points)[0][0] < 1e-12
 
 
 def test_integer_leaves_have_no_gradient():
