@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbp.check.factors import softmax
+from jaxbp.check.factors import lost, softmax
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.sites import Sites
 
@@ -30,15 +30,8 @@ def without(
     """
     for part in _parts(sites, v, known, DEPTH)[:MOST]:
         name = f"the number {float(part.value):g}" if isinstance(part, Constant) else sites.describe(part)
-        cause = "missing-rows" if isinstance(part, int) and _is_mask(known[part]) else "scale"
+        cause = lost(known[part], "wrong-point") if isinstance(part, int) else "scale"
         yield name, cause, lambda env, p=part: _value(sites, v, env, p, depth)
-
-
-def _is_mask(value: Any) -> bool:
-    """Whether a value is 0 in some places and one other number in the rest, or 0 or 1 everywhere."""
-    return bool(
-        np.all((value == 0) | (value == 1)) or (np.any(value == 0) and len(np.unique(value)) == 2)
-    )
 
 
 def _parts(sites: Sites, v: Any, known: Values, steps: int) -> list[Any]:

@@ -17,8 +17,8 @@ MOST = 14
 Factor = Callable[[Values], np.ndarray]
 
 
-def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, Factor, bool]]:
-    """`(name, value, whether it is a mask)`: the stretch's own values, and those its result meets."""
+def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, Factor, str]]:
+    """`(name, value, cause if it is lost)`: the stretch's own values, and those its result meets."""
     lead = np.shape(known[region.start])[: region.depth]
     full, kept = (*lead, *region.shape), (*lead, *region.kept)
     numbers = [region.start, *(o for op in region.ops for o in op.outputs)]
@@ -37,17 +37,28 @@ def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, 
         if shape is None or any(_same(value.reshape(shape), s) for s in seen):
             continue
         seen.append(value.reshape(shape))
-        mask = bool(np.any(value == 0)) and len(np.unique(value)) == 2
-        yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), mask
+        cause = lost(value, of_array="scale")
+        yield _name(sites, v), lambda env, v=v, s=shape: env[v].reshape(s), cause
         if name_of_count := _count(sites, region, v, shape == kept):
             n = int(np.prod([region.shape[a] for a in region.axes]))
             words = f"{name_of_count} over the number of all entries"
-            yield words, lambda env, v=v, s=shape, n=n: env[v].reshape(s) / n, False
+            yield words, lambda env, v=v, s=shape, n=n: env[v].reshape(s) / n, "scale"
     u = exponent(region, known)
     if u is not None and np.shape(known[u]) == full:
-        yield f"the exponential of {_name(sites, u)}", lambda env: exponential(env[u]), False
+        yield f"the exponential of {_name(sites, u)}", lambda env: exponential(env[u]), "scale"
     if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
-        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), False
+        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), "scale"
+
+
+def lost(value: Any, of_array: str = "missing-path") -> str:
+    """The cause where a factor of this value is left out: a mask, signs, a number, or an array."""
+    value = np.asarray(value)
+    sizes = np.unique(np.abs(value))
+    if len(sizes) == 2 and sizes[0] == 0 and len(np.unique(value)) == 2:
+        return "missing-rows"
+    if value.size > 1 and len(sizes) == 1 and np.ptp(value) > 0:
+        return "sign"
+    return "scale" if len(np.unique(value)) < 2 else of_array
 
 
 def _count(sites: Sites, region: Region, v: int, reduced: bool) -> str:

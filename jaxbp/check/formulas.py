@@ -208,8 +208,7 @@ class _Writer:
     def _factors_out(self) -> Iterator[Slip]:
         """A factor left out, or put in once too often, somewhere."""
         for where, place in self._places():
-            for name, value, mask in self.factors:
-                cause = "missing-rows" if mask else "scale"
+            for name, value, cause in self.factors:
                 out = self._without(where, value)
                 yield self._slip(cause, f"{place}, {name} is left out, or divided by once too often", out)
                 yield self._slip(

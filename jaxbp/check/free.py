@@ -228,7 +228,8 @@ def _finding(
         f"{names}: in the backward pass another array stands in the place of {what[:-1]}: by least "
         f"squares {_some(solved)}, where {_some(right)} belongs.{still}"
     )
-    return Finding(names, "stale" if old else "wrong-point", detail, evidence)
+    even = old and np.ptp(solved) <= 1e-6 * np.max(np.abs(solved), initial=0.0)
+    return Finding(names, "stale" if old and not even else "wrong-point", detail, evidence)
 
 
 def _lost(solved: np.ndarray, right: np.ndarray) -> str:

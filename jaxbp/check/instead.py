@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxbp.check.edits import Change, Rewired
+from jaxbp.check.factors import lost
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
@@ -101,14 +102,11 @@ def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -
         detail = f"{names}: the selection {at(op)} is {choice.words}"
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
-    mask = (
-        values is not None
-        and np.any(values == 0)
-        and np.all(np.isin(values, (0.0, np.max(np.abs(values), initial=0.0))))
-    )
+    cause = "scale" if values is None else lost(values)
+    cause = "scale" if "twice" in choice.words and cause != "missing-rows" else cause
     origin = origin_of(case, sites, op, 1 - k)
     detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
-    return Finding(names, "missing-rows" if mask else "scale", detail, evidence)
+    return Finding(names, cause, detail, evidence)
 
 
 def _value(case: Case, op: Op, k: int) -> np.ndarray | None:

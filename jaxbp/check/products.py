@@ -60,7 +60,7 @@ def _others(sites: Sites, op: Op, shape: tuple[int, ...], known: Values) -> list
             continue
         if v in later:
             words = "the new state of a turn in the place of the old one: off by one in time"
-            found.append((v, "missing-rows", words))
+            found.append((v, "wrong-point", words))
         else:
             found.append((v, "wrong-point", sites.describe(v)))
     return found[: MOST_VALUES if shape else MOST_NUMBERS]

@@ -136,6 +136,8 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
         ("scale", "divided by its own output", lambda e, s: s[0] / e[h]),
         ("wrong-activation", "with 0 and not 0 exchanged", lambda env, s: np.where(s[0] == 0, 1.0, 0.0)),
     ]  # fmt: skip
+    if stretch.ops[-1].primitive.name in ("exp", "exp2") and sites.shape[h]:
+        own = [one for one in own if "divided by its own output" not in one[1]]  # as of the identity
     kinked = all(op.primitive.name in KINKED or not _curved(op) for op in stretch.ops)
     own = own[1:] if kinked else own  # its output may be on the kink, where its input is beyond
     of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
