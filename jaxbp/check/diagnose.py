@@ -20,7 +20,8 @@ from jaxbp.check.where import in_words, partly, wrong_entries
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
-IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
+IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced,
+                  patterns.summed_too_far)  # fmt: skip
 LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 

@@ -78,6 +78,24 @@ def exponent(region: Region, known: Values) -> int | None:
     return None
 
 
+def terms(
+    sites: Sites, v: Any, known: Values, depth: int, sign: float = 1.0, steps: int = 5
+) -> Iterator[tuple[int, float]]:
+    """`(value, sign)` of every term of a sum, those of its partial sums too; they spread to its shape."""
+    op = sites.producer.get(v) if isinstance(v, int) else None
+    if op is None or steps == 0:
+        return
+    if op.primitive.name == "broadcast_in_dim" and not depth:
+        kept, rank = op.params["broadcast_dimensions"], len(op.out_avals[0].shape)
+        if tuple(kept) == tuple(range(rank - len(kept), rank)):
+            yield from terms(sites, op.inputs[0], known, depth, sign, steps - 1)
+    for k, u in enumerate(op.inputs) if op.primitive.name in ("add", "sub") else ():
+        own = -sign if op.primitive.name == "sub" and k == 1 else sign
+        if isinstance(u, int) and u in known:
+            yield u, own
+            yield from terms(sites, u, known, depth, own, steps - 1)
+
+
 def softmax(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     e = np.exp(v - np.max(v, axis=axes, keepdims=True))
     return np.asarray(e / np.sum(e, axis=axes, keepdims=True))

@@ -21,7 +21,7 @@ import numpy as np
 from jaxbp.check import regions
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again
-from jaxbp.check.factors import Factor, even, exponent, exponential, factors, softmax
+from jaxbp.check.factors import Factor, even, exponent, exponential, factors, softmax, terms
 from jaxbp.check.regions import Formula, Region, ratio_along
 from jaxbp.check.report import Finding
 from jaxbp.check.sites import Sites
@@ -356,6 +356,10 @@ class _Writer:
             ("the exponential, not divided by its sum, stands", "scale",
              lambda env: exponential(env[u])),
         ]  # fmt: skip
+        for v, sign in terms(self.sites, u, self.known, self.region.depth):
+            words = f"the softmax without the term {self.sites.describe(v)} stands"
+            less = lambda env, v=v, k=sign: softmax(env[u] - k * env[v], self.axes)  # noqa: E731
+            choices.append((words, "wrong-point", less))
         for axis, size in enumerate(self.region.shape):
             if axis not in own and size > 1:
                 words = f"the softmax along axis {axis} stands"

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxbp.check.delays import delays
 from jaxbp.check.edits import Instead
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Op
 from jaxbp.check.running import running, running_before, wrong_way
 from jaxbp.check.sites import Sites
+from jaxbp.check.windows import taps
 
 MOST_AXES = 4
 
@@ -27,11 +29,13 @@ def moves(sites: Sites) -> Iterator[Instead]:
     for op in sites.ops():
         if op.primitive.name in ("dot_general", "conv_general_dilated"):
             yield from _turned_error(sites, op)
+            yield from taps(op)
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
             yield Instead(op, -1, wrong_way(op), "flip", words, whole=True)
         if op.primitive.name in ("concatenate", "pad"):
             yield from running_before(sites, op)
+            yield from delays(sites, op)
         if op.primitive.name == "mul":
             yield from _conjugated(sites, op)
         if op.primitive.name in ("mul", "div", "add", "sub"):
@@ -211,6 +215,7 @@ MOVES = {
     "transpose": _refilled,
     "cumsum": running,
     "cumprod": running,
+    "cumlogsumexp": running,
     "pad": _cropped,
     "slice": _cropped,
     "sort": _unsorted,

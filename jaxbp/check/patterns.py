@@ -147,6 +147,36 @@ def turned(case: Case, i: int, every: bool = False) -> Finding | None:
     return None
 
 
+def summed_too_far(case: Case, i: int) -> Finding | None:
+    """Every entry holds the sum over its group: a weight of its own, taken for one that is shared."""
+    path, shape = case.paths[i], case.true[i][0].shape
+    for axis, size in enumerate(shape):
+        for count in range(1, size // 2 + 1) if size > 1 else ():
+            if size % count:
+                continue
+            for tiled, words in ((False, "next to each other"), (True, f"{count} apart")):
+                if tiled and count in (1, size):
+                    continue
+                made = [_group_sums(t, axis, count, tiled) for t in case.true[i]]
+                if matches(case.got[i], made, case.tolerance[i]):
+                    group = f"all {size}" if count == 1 else f"{size // count}, {words},"
+                    detail = (
+                        f"every entry of {path} holds the sum of {group} entries along axis {axis}, as if "
+                        "they were one shared weight: each has its own gradient"
+                    )
+                    return Finding(path, "extra-path", detail, {"axis": axis, "groups": count})
+    return None
+
+
+def _group_sums(t: np.ndarray, axis: int, count: int, tiled: bool) -> np.ndarray:
+    """Sums over groups of entries along an axis, `count` of them, in the place of every entry."""
+    size = t.shape[axis]
+    split = (size // count, count) if tiled else (count, size // count)
+    apart = t.reshape(*t.shape[:axis], *split, *t.shape[axis + 1 :])
+    summed = np.sum(apart, axis=axis if tiled else axis + 1, keepdims=True)
+    return np.broadcast_to(summed, apart.shape).reshape(t.shape)
+
+
 def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
     """`(cause, words, function)` for every rearrangement that keeps the shape."""
     rank = len(shape)

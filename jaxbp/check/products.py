@@ -249,6 +249,10 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     if op.primitive.name == "div" and k == 1:
         yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+    if not sites.is_live(op, 1 - k) and not isinstance(op.inputs[1 - k], Constant):
+        for words, cause, turn in _turns(op, 1 - k, op.in_avals[1 - k].shape):  # a mask, or positions
+            make_ = full(lambda e, t=turn: _with(op, k, _along(t, value(e, 1 - k), depth), value(e, 1)))
+            yield Guess(slot, cause, words, make_)
     for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known):
         make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
         yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))

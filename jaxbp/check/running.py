@@ -83,21 +83,28 @@ def wrong_way(op: Op) -> Any:
 
 def _own_term(op: Op) -> Any:
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x, still = inputs[0], jax.lax.stop_gradient
-        return x if op.primitive.name == "cumsum" else still(results[0]) * (x / still(x))
+        parts, beside = _terms(op, inputs[0], results[0])
+        return beside * parts
 
     return make
 
 
+def _terms(run: Op, x: Any, result: Any) -> tuple[Any, Any]:
+    """`(terms, factor)`: the derivative of the result is the factor times that of the sum of the terms."""
+    still = jax.lax.stop_gradient
+    if run.primitive.name == "cumprod":
+        return x / still(x), still(result)
+    if run.primitive.name == "cumlogsumexp":
+        return still(jnp.exp(x)) * x, still(jnp.exp(-result))
+    return x, 1.0
+
+
 def _summed(run: Op, reverse: bool, own: bool) -> Any:
     """The value, with the derivative of another running sum or product; `own` counts the entry itself."""
-    axis, product = run.params["axis"], run.primitive.name == "cumprod"
-    still = jax.lax.stop_gradient
+    axis = run.params["axis"]
 
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
-        x = env[run.inputs[0]]
-        parts = x / still(x) if product else x
-        total = jax.lax.cumsum(parts, axis, reverse) - (0 if own else parts)
-        return still(results[0]) * total if product else total
+        parts, beside = _terms(run, env[run.inputs[0]], results[0])
+        return beside * (jax.lax.cumsum(parts, axis, reverse) - (0 if own else parts))
 
     return make

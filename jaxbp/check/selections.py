@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxbp.check.edits import Instead
@@ -33,9 +34,11 @@ def selections(sites: Sites) -> Iterator[Instead]:
                 if op.in_avals[k].shape == op.out_avals[0].shape:
                     words = "left out of the backward pass"
                     yield Instead(op, k, lambda x, y, env, given, k=k: x[k], "mask", words)
+            yield from _moved_mask(op, live)
         if name in ("max", "min") and live == [0, 1]:
             words = "not asked: the error goes to both operands"
             yield Instead(op, -1, lambda x, y, env, given: x[0] + x[1], "mask", words)
+        yield from _only_inside(sites, op)
         if name in ("reduce_max", "reduce_min") and live:
             yield from _reductions(op)
         if name in ("reduce_window_max", "reduce_window_min", "reduce_window_sum") and live:
@@ -46,6 +49,45 @@ def selections(sites: Sites) -> Iterator[Instead]:
             yield from _other_indices(sites, op)
         if len(op.outputs) == 1:
             yield from _borders(sites, op)
+
+
+def _moved_mask(op: Op, live: list[int]) -> Iterator[Instead]:
+    """A selection whose error is chosen by its mask moved along an axis by one."""
+    shape = op.out_avals[0].shape
+    if op.in_avals[0].shape != shape or len(op.inputs) != 3:
+        return
+    for axis, size in enumerate(shape):
+        for step in (1, -1) if size > 2 else ():
+
+            def make(x: list[Any], y: Any, env: dict, given: Any, a: int = axis, s: int = step) -> Any:
+                kept = [v if k in live else jax.lax.stop_gradient(v) for k, v in enumerate(x)]
+                return again(op, [jnp.roll(x[0], s, a), *kept[1:]])
+
+            yield Instead(op, -1, make, "missing-rows", f"by its mask moved by {step} along axis {axis}")
+
+
+def _only_inside(sites: Sites, op: Op) -> Iterator[Instead]:
+    """A value that is clipped in one of its uses, whose error is lost wherever that clip acts (PPO)."""
+    live = [v for v in op.inputs if isinstance(v, int) and v in sites.live]
+    if op.primitive.name not in ("clamp", "max", "min") or len(live) != 1:
+        return
+    maker = sites.producer.get(live[0])
+    if maker is not None and maker.primitive.name in ("max", "min") and maker.place == op.place:
+        live = [v for v in maker.inputs if isinstance(v, int) and v in sites.live]
+    maker = sites.producer.get(live[0])
+    uses = [o for o in sites.home[id(op)].ops if live[0] in o.inputs]
+    if maker is None or maker.outputs != live or len(uses) < 2:
+        return
+
+    def make(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
+        try:
+            clipped = ahead(sites.producer, {**env, live[0]: y[0]}, op.outputs[0], LONGEST)
+        except KeyError:
+            return y[0]
+        return again(maker, x) * (y[0] == clipped)
+
+    words = f"lost in the entries in which {sites.describe(op.outputs[0])} is at a bound"
+    yield Instead(maker, -1, make, "missing-rows", words)
 
 
 def _reductions(op: Op) -> Iterator[Instead]:
@@ -81,13 +123,24 @@ def _other_indices(sites: Sites, op: Op) -> Iterator[Instead]:
             yield Instead(op, k, make, "wrong-point", words, tag=(op.inputs[1], v))
 
 
+class Exchanged(Together):
+    """Look-ups that trade their places: what goes along the edges of a graph goes against them."""
+
+    @property
+    def cause(self) -> str:
+        return "transpose"
+
+
 def exchanged_lookups(others: list[Instead]) -> list[Together]:
     """All look-ups at two lists of places, each at the other's: messages that go the wrong way."""
     pairs: dict[frozenset[Any], list[Instead]] = {}
     for other in others:
         if other.tag is not None:
             pairs.setdefault(frozenset(other.tag), []).append(other)
-    return [Together(parts) for parts in pairs.values() if len({p.tag for p in parts}) == 2]
+    text = "the look-ups at two lists of places"
+    return [
+        Exchanged(parts, text=text) for parts in pairs.values() if len({p.tag for p in parts}) == 2
+    ]
 
 
 def _borders(sites: Sites, op: Op) -> Iterator[Instead]:

@@ -157,6 +157,12 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
             make = activations.IN_THE_OUTPUT[formula]
             yield Guess(slot, "wrong-point", words, lambda env, s, v=v, f=make: f(env[v]), rank=1)
     for k, v in enumerate(stretch.others):
+        maker = sites.producer.get(u)
+        if maker is not None and v in maker.inputs:
+            words = f"at what its input is made of, before `{maker.name}`"
+            make = lambda env, s, k=k: s[n][3 + k]  # noqa: E731
+            yield Guess(slot, "wrong-point", words, make, rank=1)
+            continue
         words = f"at another value, {sites.describe(v)}"
         make = lambda env, s, k=k: s[n][3 + k]  # noqa: E731
         yield Guess(slot, "wrong-point", words, make, rank=1, ways=ways(sites, stretch.end, v))
@@ -195,7 +201,13 @@ def _like(sites: Sites, scope: Scope, start: int, end: Op) -> list[int]:
         and sites.shape.get(v) == sites.shape[start]
         and sites.floating(v)
     ]
-    return same[:MOST_OTHERS] if sites.shape[start] else []
+    maker = sites.producer.get(start)
+    shape = sites.shape[start]
+    before = [
+        v for v in (maker.inputs if maker is not None and is_elementwise(maker) else ())
+        if isinstance(v, int) and v in sites.live and sites.shape.get(v) == shape and sites.floating(v)
+    ]  # fmt: skip
+    return list(dict.fromkeys([*before, *same]))[:MOST_OTHERS] if sites.shape[start] else before
 
 
 def _in_scope(sites: Sites, scope: Scope) -> Iterator[tuple[int, Op, list[Op]]]:

@@ -70,7 +70,31 @@ def same_line(edges: list[Edge]) -> list[Together]:
             groups.setdefault((*_lines(op)[1], "value", op.inputs[edge.operand]), []).append(edge)
     loops = [group for group in groups.values() if len(group) > 2]
     ends = [part for group in loops for part in (group[1:], group[:-1])]
-    return _distinct([group for group in groups.values() if len(group) > 1] + ends)
+    lists = [group for group in groups.values() if len(group) > 1]
+    return _distinct(lists + ends + _stages(edges))
+
+
+def _stages(edges: list[Edge]) -> list[list[Edge]]:
+    """What is added to one value in several lines: the stages of a step, the last sum left out too.
+
+    `k2 = f(y + h/2 k1)`, `k3 = f(y + h/2 k2)`, …, `y + h/6 (k1 + …)`; where steps are unrolled, all of
+    them together.
+    """
+    sums: dict[Any, list[Edge]] = {}
+    for edge in edges:
+        other = edge.op.inputs[1 - edge.operand] if len(edge.op.inputs) == 2 else None
+        if edge.op.primitive.name == "add" and not edge.variable and isinstance(other, int):
+            sums.setdefault((other, edge.operand), []).append(edge)
+    steps: dict[Any, list[Edge]] = {}
+    for group in sums.values():
+        lines = {(e.op.place.file, e.op.place.line) for e in group}
+        if len(lines) == len(group) > 1 and group[0].op.place.file:
+            steps.setdefault(tuple(sorted(lines)), []).extend(group)
+    found = []
+    for lines, group in steps.items():
+        last = max(lines)
+        found += [group, [e for e in group if (e.op.place.file, e.op.place.line) != last]]
+    return [group for group in found if len(group) > 1]
 
 
 @dataclass(eq=False)
@@ -97,6 +121,9 @@ def alike(guesses: list[Any]) -> list[Together]:
                 for way in getattr(guess, "ways", (0,)):
                     key = (*line, op.primitive.name, guess.operand, guess.words, way)
                     groups.setdefault(key, []).append(guess)
+        if not hasattr(guess, "slot"):
+            key = ("everywhere", op.primitive.name, guess.operand, guess.words)
+            groups.setdefault(key, []).append(guess)
     one_each = [
         g
         for g in groups.values()

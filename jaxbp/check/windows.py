@@ -1,4 +1,4 @@
-"""Pools, whose windows share entries: errors that go to a whole window, or to one window alone."""
+"""Windows that move along a value: pools whose windows share entries, kernels with their steps."""
 
 from __future__ import annotations
 
@@ -63,3 +63,41 @@ def _one_window_each(op: Op, last: bool, greatest: bool) -> Any:
         return made
 
     return make
+
+
+def taps(op: Op) -> Iterator[Instead]:
+    """A convolution whose error meets the image at other places: a step or a distance not looked at."""
+    if op.primitive.name != "conv_general_dilated":
+        return
+    p, spec = op.params, op.params["dimension_numbers"]
+    plain = {"window_strides": p["window_strides"], "rhs_dilation": p["rhs_dilation"]}
+    for name, what in (("window_strides", "stride"), ("rhs_dilation", "dilation of the kernel")):
+        if any(n != 1 for n in plain[name]):
+            other = {**plain, name: (1,) * len(plain[name])}
+            yield from _elsewhere(op, spec, other, f"with a {what} of 1", 0)
+    for step in (1, -1):
+        yield from _elsewhere(op, spec, plain, f"moved by {step}: the padding is another one", step)
+
+
+def _elsewhere(op: Op, spec: Any, steps: dict, words: str, moved: int) -> Iterator[Instead]:
+    """The same product of the same size with other steps; what it needs of the image is cut or padded."""
+    p = op.params
+    lengths = [op.in_avals[0].shape[a] for a in spec.lhs_spec[2:]]
+    taken = [op.in_avals[1].shape[a] for a in spec.rhs_spec[2:]]
+    made = [op.out_avals[0].shape[a] for a in spec.out_spec[2:]]
+    padding = []
+    for n, k, m, s, d, inner, (low, _) in zip(
+        lengths, taken, made, steps["window_strides"], steps["rhs_dilation"], p["lhs_dilation"],
+        p["padding"], strict=True,
+    ):  # fmt: skip
+        low += moved if k > 1 else 0
+        needed = (m - 1) * s + (k - 1) * d + 1
+        padding.append((low, needed - ((n - 1) * inner + 1) - low))
+    params = {**p, **steps, "padding": tuple(padding)}
+    if params == dict(p):
+        return
+
+    def make(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
+        return op.primitive.bind(x[0], jax.lax.stop_gradient(x[1]), **params)
+
+    yield Instead(op, 0, make, "missing-rows", words)
