@@ -77,12 +77,41 @@ def _hard() -> dict[str, Case]:
             (normal(3, 4), normal(5, 4), normal(5, 2)),
             _whole_hand,
         ),
+        "a softmax without a maximum": (
+            lambda s, t: jnp.exp(t * s) / jnp.sum(jnp.exp(t * s), axis=-1, keepdims=True),
+            (base, jnp.float32(3.5)),
+            _plain_softmax_hand,
+        ),
+        "a fixed point of an iteration": (_settled, (0.22 * normal(4, 4), normal(4, 5)), _settled_hand),
         "the logarithm near 1": (
             lambda x: jnp.log(x),
             (1 + 1e-4 * jnp.abs(base),),
             lambda x, g: g / x,
         ),
     }
+
+
+def _plain_softmax_hand(s: Any, t: Any, dy: Any) -> Any:
+    p = jax.nn.softmax(t * s, -1)
+    du = p * (dy - (dy * p).sum(-1, keepdims=True))
+    return t * du, (du * s).sum()
+
+
+def _settled(w: Any, x: Any) -> Any:
+    """`z = tanh(w z + x)`, iterated until it stays: it does for small `w` alone."""
+    z = jnp.zeros_like(x)
+    for _ in range(80):
+        z = jnp.tanh(w @ z + x)
+    return z
+
+
+def _settled_hand(w: Any, x: Any, dy: Any) -> Any:
+    """The implicit function theorem: `(I - D w)ᵀ u = dy`, a column at a time."""
+    z = _settled(w, x)
+    d = 1 - z * z
+    eye = jnp.eye(len(w), dtype=w.dtype)
+    du = jax.vmap(lambda c, g: c * jnp.linalg.solve((eye - c[:, None] * w).T, g), 1, 1)(d, dy)
+    return du @ z.T, du
 
 
 def _in_blocks(q: Any, k: Any, v: Any, size: int = 2) -> Any:

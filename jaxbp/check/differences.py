@@ -39,6 +39,14 @@ def cross_check(check: Check) -> None:
     _disagree(check, *slopes)
 
 
+def doubted(check: Check, q: int) -> bool:
+    """Whether autodiff of the plain function is not its slope at a point."""
+    if check.oracle.method == "differences":
+        return False
+    rng = np.random.default_rng([check.seed, 3])
+    return _slopes(quick_jit(check.oracle.outputs), check.wide[q], check.truth[q], rng) is not None
+
+
 def _slopes(outputs: Any, point: Any, truth: list[Any], rng: Any) -> tuple[float, float] | None:
     """The slope by autodiff and by differences along a random direction, where they are not the same."""
     with float64(), np.errstate(all="ignore"):

@@ -161,8 +161,8 @@ def summed_too_far(case: Case, i: int) -> Finding | None:
                 if matches(case.got[i], made, case.tolerance[i]):
                     group = f"all {size}" if count == 1 else f"{size // count}, {words},"
                     detail = (
-                        f"every entry of {path} holds the sum of {group} entries along axis {axis}, as if "
-                        "they were one shared weight: each has its own gradient"
+                        f"every entry of {path} holds the sum of {group} entries along axis {axis}, as "
+                        "if they were one shared weight: each has its own gradient"
                     )
                     return Finding(path, "extra-path", detail, {"axis": axis, "groups": count})
     return None

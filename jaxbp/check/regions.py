@@ -107,7 +107,9 @@ def _in_scope(sites: Sites, scope: Scope, depth: int) -> list[Region]:
     members = {o for op in scope.ops if _allowed(op) and not _refills(op) for o in op.outputs}
     starts = [v for v in scope.inputs if v in sites.live]
     starts += [o for op in scope.ops for o in op.outputs if o in sites.live and o not in members]
-    starts += [op.inputs[0] for op in scope.ops if _spread_first(sites, op) and op.inputs[0] not in starts]
+    starts += [
+        op.inputs[0] for op in scope.ops if _spread_first(sites, op) and op.inputs[0] not in starts
+    ]
     found: list[Region] = []
     seen = set(starts)
     while starts:
@@ -129,7 +131,9 @@ def _spread_first(sites: Sites, op: Op) -> bool:
         return False
     maker, steps = sites.producer.get(op.inputs[0]), 0
     while maker is not None and steps < STEPS and is_elementwise(maker):
-        full = [v for v in maker.inputs if sites.shape.get(v) == sites.shape[op.inputs[0]] and v in sites.live]
+        full = [
+            v for v in maker.inputs if sites.shape.get(v) == sites.shape[op.inputs[0]] and v in sites.live
+        ]
         if not full:
             return True
         maker, steps = sites.producer.get(full[0]), steps + 1

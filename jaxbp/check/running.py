@@ -90,7 +90,7 @@ def _own_term(op: Op) -> Any:
 
 
 def _terms(run: Op, x: Any, result: Any) -> tuple[Any, Any]:
-    """`(terms, factor)`: the derivative of the result is the factor times that of the sum of the terms."""
+    """`(terms, factor)`: the derivative of the result is the factor times that of the terms' sum."""
     still = jax.lax.stop_gradient
     if run.primitive.name == "cumprod":
         return x / still(x), still(result)

@@ -138,9 +138,7 @@ def exchanged_lookups(others: list[Instead]) -> list[Together]:
         if other.tag is not None:
             pairs.setdefault(frozenset(other.tag), []).append(other)
     text = "the look-ups at two lists of places"
-    return [
-        Exchanged(parts, text=text) for parts in pairs.values() if len({p.tag for p in parts}) == 2
-    ]
+    return [Exchanged(parts, text=text) for parts in pairs.values() if len({p.tag for p in parts}) == 2]
 
 
 def _borders(sites: Sites, op: Op) -> Iterator[Instead]:

@@ -77,7 +77,17 @@ class Verdicts:
             return self._eager_wrong(i)
         if self._beyond_rounding(i, errors[0]):
             return True
-        return any(not errors[q] <= 200 * self.spread(q, i) for q in bad)
+        return any(self.is_wrong_at(i, q) for q in bad)
+
+    def is_wrong_at(self, i: int, q: int) -> bool:
+        """Whether leaf `i` differs at a point by more than its tolerance and what rounding explains."""
+        far = self.error(self.check.got[q][i], self.check.truth[q][i])
+        return not far <= self._allowed(i, q) and not far <= 200 * self.spread(q, i)
+
+    def keep(self, points: list[int]) -> None:
+        """Go on with some of the points."""
+        if self._spreads is not None:
+            self._spreads = [self._spreads[q] for q in points]
 
     def _allowed(self, i: int, q: int) -> float:
         """The tolerance at a point; away from the given ones a series may end where the dtype does."""

@@ -17,6 +17,7 @@ from jaxbp.check import contract, diagnose, kinks, network, noise
 from jaxbp.check.case import BUDGET, Case
 from jaxbp.check.differences import cross_check
 from jaxbp.check.elsewhere import updated
+from jaxbp.check.far import not_to_be_judged
 from jaxbp.check.measure import array, arrays, error, values_differ
 from jaxbp.check.oracle import Oracle, float64, to_float64
 from jaxbp.check.program import has_rule
@@ -206,17 +207,22 @@ class Check:
     def _compare(self, misfits: list[Misfit]) -> None:
         with float64():
             self.oracle = Oracle(self.target, optimise=self.light)
-            wide = [self._wide(p) for p in self.points]
+            wide = [self.wide_of(p) for p in self.points]
             if self.light:
                 truth = [arrays(self.oracle.compiled(*wide[0]))]
             else:
                 truth = [arrays(self.oracle.settle(*wide[0]))]
                 truth += [arrays(self.oracle.compiled(*p)) for p in wide[1:]]
         self.exact = None if self.light else self.rule.widened(self.dy(self.points[0]))
-        self.got = [self._claimed(p) for p in self.points]
+        self.got = [self.claimed(p) for p in self.points]
         self._keep_finite(wide, truth)
         self.verdicts = Verdicts(self)
         self._after_kinks()
+        if not self.light:
+            dropped = not_to_be_judged(self)
+            keep = [q for q in range(len(self.points)) if q not in dropped]
+            self.verdicts.keep(keep)
+            self._keep(keep)
         odd = {m.path for m in misfits if m.cause == "shape"}
         wrong = [
             i for i, path in enumerate(self.target.paths) if path in odd or self.verdicts.is_wrong(i)
@@ -224,16 +230,16 @@ class Check:
         self.verdicts.judge(wrong)
         self._explain(wrong, misfits)
 
-    def _wide(self, point: Point) -> tuple[list[Any], list[Any]]:
+    def wide_of(self, point: Point) -> tuple[list[Any], list[Any]]:
         return to_float64(self.leaves(point)), to_float64(self.dy(point))
 
-    def _claimed(self, point: Point) -> list[np.ndarray]:
+    def claimed(self, point: Point) -> list[np.ndarray]:
         """The rule's cotangents at a point: in float64 where it can be run so, else as they are."""
         self.report.evaluations += 1
         if self.exact is not None:
             try:
                 with float64():
-                    return arrays(self.exact(*self._wide(point)))
+                    return arrays(self.exact(*self.wide_of(point)))
             except Exception:
                 self.exact = None
         if point is self.points[0]:
@@ -252,10 +258,15 @@ class Check:
         ):
             # wrong as given: that it also overflows elsewhere is not what is wrong with it
             keep = [q for q in keep if q == 0 or all(np.all(np.isfinite(g)) for g in self.got[q])]
+        self.wide, self.truth = wide, truth
+        self._keep(keep)
+
+    def _keep(self, keep: list[int]) -> None:
+        """Go on with some of the points."""
         self.points = [self.points[q] for q in keep]
         labels = [p.label for p in self.points if not p.label.endswith("another cotangent")]
         self.report.tried = [label.removeprefix("with ") for label in labels]
-        self.wide, self.truth = [wide[q] for q in keep], [truth[q] for q in keep]
+        self.wide, self.truth = [self.wide[q] for q in keep], [self.truth[q] for q in keep]
         self.got = [self.got[q] for q in keep]
 
     def _after_kinks(self) -> None:
@@ -276,9 +287,9 @@ class Check:
     def _move_off(self, q: int, found: list[kinks.Tie]) -> None:
         moved = kinks.nudge(self.points[q], self.seed)
         with float64():
-            wide = self._wide(moved)
+            wide = self.wide_of(moved)
             truth = arrays(self.oracle.compiled(*wide))
-        got = self._claimed(moved)
+        got = self.claimed(moved)
         if not all(np.all(np.isfinite(t)) for t in truth):
             return
         nan = [i for i, g in enumerate(self.got[q]) if not np.all(np.isfinite(g))]
@@ -331,7 +342,11 @@ class Check:
             if found:
                 return
         case = self._case(rest)
-        self.report.findings += diagnose.diagnose(case)
+        try:
+            self.report.findings += diagnose.diagnose(case)
+        except Exception as error:  # a diagnosis must not hide the verdict
+            case.notes.append(f"the diagnosis failed: {type(error).__name__}: {error}"[:300])
+            self.report.findings += [diagnose.unknown(case, i) for i in case.wrong]
         self.report.evaluations += case.used
         self.report.notes += case.notes
 

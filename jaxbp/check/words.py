@@ -258,7 +258,7 @@ def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names:
         left = next(n for n in range(count) if n not in gone)
         detail = f"only turn {left} of the {count} of that line contributes: the sum over them is missing"
         return Finding(names, "missing-sum", f"{names}: through {through}, {detail}", evidence)
-    if len(gone) == len(wrong):
+    if len(gone) == len(wrong) > 0:
         detail = f"the contribution of {indices(gone)} of the {count} turns of that line is missing"
     else:
         shown = ", ".join(f"{w:.4g}" for w in weights[:8])

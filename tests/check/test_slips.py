@@ -180,3 +180,12 @@ def test_what_overflows_far_away_is_not_called_nan_where_it_is_wrong_as_given():
     x = jnp.asarray(RNG.uniform(3, 5, 6), jnp.float32)
     report = jaxbp.check_gradients(lambda x: jax.nn.softplus(x * x), x, gradient=hand)
     assert report.cause == "scale", str(report)
+
+
+def test_a_slip_that_only_larger_arguments_show_is_found():
+    def hand(x, w, dy):
+        return dy @ w.T, jnp.clip(x, -3, 3).T @ dy  # the clip never acts at the given arguments
+
+    x = jnp.asarray(RNG.uniform(-2, 2, (6, 3)), jnp.float32)
+    report = jaxbp.check_gradients(lambda x, w: jnp.clip(x, -3, 3) @ w, x, normal(3, 4), gradient=hand)
+    assert report.cause == "missing-rows", str(report)
