@@ -15,6 +15,7 @@ from jaxbp.check.elsewhere import elsewhere
 from jaxbp.check.free import another_array
 from jaxbp.check.local import local
 from jaxbp.check.report import Finding
+from jaxbp.check.restated import restated
 from jaxbp.check.where import in_words, partly, wrong_entries
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 def diagnose(case: Case) -> list[Finding]:
     """A finding for every wrong leaf, or one for several that have the same cause."""
+    other = restated(case)
+    if other is not None:
+        words, short = other
+        made = _diagnose(short, guess=False)
+        if all(f.cause != "unknown" and "share" not in f.evidence for f in made):
+            case.notes.append(f"the function is equal to {words}, and was looked at as that")
+            case.used = short.used
+            return made
+        case.used = short.used
+    return _diagnose(case)
+
+
+def _diagnose(case: Case, guess: bool = True) -> list[Finding]:
+    """The same for the function as it is; with `guess`, arrays are solved for where nothing else fits."""
     found: dict[int, Finding] = {}
     for i in case.wrong:
         finding = next((f for f in (look(case, i) for look in IN_THE_NUMBERS) if f is not None), None)
@@ -41,7 +56,7 @@ def diagnose(case: Case) -> list[Finding]:
     whole = cuts.explain(case, case.wrong) if open_ else None
     if whole:
         return [whole]
-    _one_by_one(case, open_, found)
+    _one_by_one(case, open_, found, guess)
     if case.cut_short:
         case.notes.append(
             f"the diagnosis was cut short at its budget of {case.budget} gradient evaluations"
@@ -50,7 +65,7 @@ def diagnose(case: Case) -> list[Finding]:
     return sorted(made, key=lambda f: f.cause == "unknown")
 
 
-def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None:
+def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding], guess: bool) -> None:
     """What is wrong with each leaf that is not explained yet, or with all of those together."""
     for i in list(open_):
         finding = by_cotangent(case, i)
@@ -74,9 +89,9 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding]) -> None
         if finding is not None:
             found[i] = finding
             open_.remove(i)
-    array = another_array(case, open_) if open_ else None
+    array = another_array(case, open_) if open_ and guess else None
     for i in open_:
-        alone = another_array(case, [i]) if array is None and len(open_) > 1 else None
+        alone = another_array(case, [i]) if array is None and len(open_) > 1 and guess else None
         found[i] = array or alone or unknown(case, i)
 
 

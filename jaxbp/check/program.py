@@ -23,6 +23,7 @@ from jaxbp.check.operations import Constant, Editor, Op, Place, Scope
 
 JAX_FOLDER = os.path.dirname(jax.__file__) + os.sep
 CHECK_FOLDER = os.path.dirname(__file__) + os.sep
+FORMULAS = CHECK_FOLDER + "restated.py"  # stand for a user's function
 INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_vjp_call")
 
 
@@ -196,7 +197,7 @@ def _place(eqn: Any) -> tuple[Place, str]:
         file = frame.file_name
         if file.startswith((JAX_FOLDER, "<frozen")):
             called = frame.function_name if f"{os.sep}nn{os.sep}" in file else called
-        elif not file.startswith(CHECK_FOLDER):
+        elif not file.startswith(CHECK_FOLDER) or file == FORMULAS:
             function = frame.function_name.rsplit(".", 1)[-1]
             columns = _columns(traceback, n)
             return Place(file, frame.line_num, function, *columns), called.rsplit(".", 1)[-1]
