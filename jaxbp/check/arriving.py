@@ -214,8 +214,9 @@ def _row_finding(
 # --- moved and turned ---------------------------------------------------------------------------------
 
 
-def _moves(axis: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
-    yield "reversed", "flip", lambda d: np.flip(d, axis)
+def _moves(axis: int, size: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
+    cause = "swapped" if size == 2 else "flip"
+    yield "reversed", cause, lambda d: np.flip(d, axis)
     for step in (1, -1):
         yield f"moved by {step}", "missing-rows", lambda d, s=step: shift(d, s, axis)
         yield f"moved round by {step}", "missing-rows", lambda d, s=step: np.roll(d, s, axis)
@@ -246,7 +247,7 @@ def _block_moves(axis: int, size: int) -> Iterator[tuple[str, str, Callable[[np.
 def _moved(case: Case, i: int, k: int, axis: int) -> Finding | None:
     """The cotangent moved along an axis; reversed, the result may be reversed again."""
     shape, path = np.shape(case.points[0][1][k]), case.paths[i]
-    for words, cause, turn in (*_moves(axis), *_block_moves(axis, shape[axis])):
+    for words, cause, turn in (*_moves(axis, shape[axis]), *_block_moves(axis, shape[axis])):
         if not case.affords(len(case.points)):
             return None
         made = _gradients(case, i, _one(k, turn))

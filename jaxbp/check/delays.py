@@ -16,6 +16,7 @@ from jaxbp.check.edits import Instead
 from jaxbp.check.operations import Op
 from jaxbp.check.sites import Sites
 
+AROUND = "moved in a circle: what falls off at one end comes in again at the other"
 MOVED = "moved on in the direction of the forward pass, where it has to come back"
 
 
@@ -37,6 +38,8 @@ def delays(sites: Sites, op: Op) -> Iterator[Instead]:
         if step == 0 or (both and k != cuts[0][0]):
             continue
         yield Instead(op, -1 if both else k, _moved(cut, along, -step, both), "flip", MOVED)
+        if not both:
+            yield Instead(op, k, _moved(cut, along, step, True), "missing-rows", AROUND)
 
 
 def _cut(sites: Sites, v: Any) -> Op | None:

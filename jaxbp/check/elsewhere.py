@@ -143,7 +143,7 @@ def _changes(case: Case) -> Iterator[tuple[str, str, Any]]:
         for axis in range(leaf.ndim):
             if leaf.shape[axis] > 1:
                 yield (
-                    "flip",
+                    "swapped" if leaf.shape[axis] == 2 else "flip",
                     f"{path} reversed along axis {axis}",
                     _one(j, lambda v, a=axis: np.flip(v, a)),
                 )

@@ -56,6 +56,8 @@ def lost(value: Any, of_array: str = "missing-path") -> str:
     sizes = np.unique(np.abs(value))
     if len(sizes) == 2 and sizes[0] == 0 and len(np.unique(value)) == 2:
         return "missing-rows"
+    if value.size == 1 and sizes[0] in (0, 1):
+        return "missing-rows"  # a mask, one entry at a time
     if value.size > 1 and len(sizes) == 1 and np.ptp(value) > 0:
         return "sign"
     return "scale" if len(np.unique(value)) < 2 else of_array

@@ -31,7 +31,9 @@ def not_to_be_judged(check: Check) -> list[int]:
         if not point.label.startswith(FAR):
             continue
         wrong = [i for i in range(len(check.target.leaves)) if check.verdicts.is_wrong_at(i, q)]
-        if not wrong or any(check.verdicts.is_wrong_at(i, p) for i in wrong for p in _near(check)):
+        near = _near(check)
+        wrong = [i for i in wrong if not any(check.verdicts.is_wrong_at(i, p) for p in near)]
+        if not wrong:
             continue
         names = ", ".join(check.target.paths[i] for i in wrong)
         if doubted(check, q):

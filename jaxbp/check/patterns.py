@@ -189,7 +189,9 @@ def turns(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
         for axes in itertools.combinations(range(rank), count):
             if all(shape[a] > 1 for a in axes):
                 words = f"runs the wrong way along axis {list(axes)}: it is reversed"
-                yield "flip", words, lambda t, a=axes: np.flip(t, a)
+                pair = len(axes) == 1 and shape[axes[0]] == 2
+                words = f"has its two entries along axis {axes[0]} exchanged" if pair else words
+                yield "swapped" if pair else "flip", words, lambda t, a=axes: np.flip(t, a)
     for axis in range(rank):
         if shape[axis] > 2:
             for step in (1, -1, 2, -2):

@@ -19,8 +19,9 @@ from jaxbp.check import chains
 from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.operations import Constant, Op, Scope
+from jaxbp.check.series import ways
 from jaxbp.check.sites import Sites
-from jaxbp.check.stretches import Guess, Values, ways
+from jaxbp.check.stretches import Guess, Values
 from jaxbp.check.words import role
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
@@ -117,10 +118,10 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     if shape:
         for v, cause, words in _others(sites, op, shape, known):
             make_ = lambda env, s, v=v: spread(env[v])  # noqa: E731
-            yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
+            yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v, words))
         for v, words, order in _transposed_others(sites, op, other, known, depth):
             turn = lambda env, s, v=v, o=order: spread(np.transpose(env[v], o))  # noqa: E731
-            yield Guess(slot, "wrong-point", words, turn, rank=1, ways=ways(sites, op, v))
+            yield Guess(slot, "wrong-point", words, turn, rank=1, ways=ways(sites, op, v, words))
     for what, cause, without in chains.without(sites, op.inputs[other], known, depth):
         words = f"the other factor without {what}"
         yield Guess(slot, cause, words, lambda env, s, w=without: spread(w(env)))
@@ -255,7 +256,7 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
             yield Guess(slot, cause, words, make_)
     for v, cause, words in _others(sites, op, op.in_avals[1 - k].shape, known):
         make_ = full(lambda e, v=v: _with(op, k, beside(e[v]), value(e, 1)))
-        yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v))
+        yield Guess(slot, cause, words, make_, rank=1, ways=ways(sites, op, v, words))
     for n in (0, 1) if op.primitive.name == "div" else (1 - k,):
         for what, cause, without in chains.without(sites, op.inputs[n], known, depth):
             words = f"{role(op, n)} without its own factor, {what}"

@@ -17,8 +17,9 @@ import numpy as np
 from jaxbp.check.edits import Shadow, loops
 from jaxbp.check.operations import Op, Scope, is_float
 from jaxbp.check.report import Finding
+from jaxbp.check.series import ways
 from jaxbp.check.sites import Sites
-from jaxbp.check.stretches import Guess, Values, ways
+from jaxbp.check.stretches import Guess, Values
 from jaxbp.check.words import at, source
 
 MOST_OTHERS = 10  # values tried in the place of one
@@ -108,7 +109,8 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
         others.sort(key=lambda w: abs(_rank(sites, w) - here))
         slot = Shadow(bent[0], -2, _nothing, shape=(*lengths, *shape), start=v, uses=tuple(uses))
         for w in others[:MOST_OTHERS]:
-            yield _guess(slot, sites.describe(w), w, lengths, ways(sites, bent[0], w), after=False)
+            name = sites.describe(w)
+            yield _guess(slot, name, w, lengths, ways(sites, bent[0], w, name), after=False)
 
 
 def _updated(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) -> Iterator[Taken]:

@@ -20,11 +20,15 @@ from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op, Scope, widen
 from jaxbp.check.oracle import float64, quick_jit
+from jaxbp.check.series import turns_beside, ways
 from jaxbp.check.sites import UNARY, Sites, is_elementwise
+from jaxbp.check.words import role
 
 Values = dict[int, Any]
 MOST_OTHERS = 8
 KINKED = ("max", "min", "clamp", "abs")
+KINKED_RULES = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")
+SUMMING = ("reduce_sum", "mul", "div", "neg", "convert_element_type", "reshape", "add", "sub")
 ACTIVATING = {
     "tanh", "logistic", "erf", "erfc", "sin", "cos", "max", "min", "select_n", "exp", "expm1", "log1p",
     "abs", "clamp", "log", "atan", "sqrt", "rsqrt", "integer_pow", "pow", "square",
@@ -138,7 +142,8 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     ]  # fmt: skip
     if stretch.ops[-1].primitive.name in ("exp", "exp2") and sites.shape[h]:
         own = [one for one in own if "divided by its own output" not in one[1]]  # as of the identity
-    kinked = all(op.primitive.name in KINKED or not _curved(op) for op in stretch.ops)
+    bent = [op for op in stretch.ops if _curved(op)]
+    kinked = all(op.primitive.name in KINKED or op.name in KINKED_RULES for op in bent)
     own = own[1:] if kinked else own  # its output may be on the kink, where its input is beyond
     of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
     for cause, words, make in own[3:4] + own if of_abs else own:
@@ -146,6 +151,7 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
     bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
     clipped = bounds > 0 or any(op.primitive.name == "clamp" for op in stretch.ops)
+    clipped = clipped or (kinked and _only_summed(sites, h))
     for words, cause, make in activations.alternatives():
         if likely or words == "of the identity":
             cause = "missing-rows" if clipped and words == "of the identity" else cause
@@ -159,28 +165,30 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     for k, v in enumerate(stretch.others):
         maker = sites.producer.get(u)
         if maker is not None and v in maker.inputs:
-            words = f"at what its input is made of, before `{maker.name}`"
+            words = f"at {role(maker, maker.inputs.index(v))} that makes its input"
             make = lambda env, s, k=k: s[n][3 + k]  # noqa: E731
-            yield Guess(slot, "wrong-point", words, make, rank=1)
+            also = ways(sites, stretch.end, v, sites.describe(v))
+            yield Guess(slot, "wrong-point", words, make, rank=1, ways=(0, *also))
             continue
         words = f"at another value, {sites.describe(v)}"
         make = lambda env, s, k=k: s[n][3 + k]  # noqa: E731
-        yield Guess(slot, "wrong-point", words, make, rank=1, ways=ways(sites, stretch.end, v))
+        yield Guess(slot, "wrong-point", words, make, rank=1, ways=ways(sites, stretch.end, v, words))
 
 
-def ways(sites: Sites, op: Op, v: int) -> tuple[Any, ...]:
-    """Which of the values of a line it is: by itself, and counted from the operation on."""
-    maker = sites.producer.get(v)
-    if maker is None or op.place.file == "":
-        return (0,)
-    key = (maker.place, maker.primitive.name, maker.outputs.index(v))
-    same = [
-        (o.outputs[key[2]], sites.rank[id(o)])
-        for o in sites.home[id(maker)].ops
-        if (o.place, o.primitive.name) == key[:2] and len(o.outputs) > key[2]
-    ]
-    before = sum(rank < sites.rank[id(op)] for _, rank in same)
-    return (("value", v), ("turns", maker.place, [o for o, _ in same].index(v) - before))
+def _only_summed(sites: Sites, v: int, steps: int = 6) -> bool:
+    """Whether a value is a term of a loss: it is summed, and goes into nothing else."""
+    ops = sites.home[id(sites.producer[v])].ops
+    for _ in range(steps):
+        users = [op for op in ops if v in op.inputs]
+        if len(users) != 1 or users[0].primitive.name not in SUMMING:
+            return False
+        if users[0].primitive.name == "reduce_sum":
+            return True
+        others = [u for u in users[0].inputs if u != v and isinstance(u, int) and u in sites.live]
+        if others and users[0].primitive.name in ("mul", "div"):
+            return False
+        v = users[0].outputs[0]
+    return False
 
 
 # --- finding them -------------------------------------------------------------------------------------
@@ -196,7 +204,7 @@ def _like(sites: Sites, scope: Scope, start: int, end: Op) -> list[int]:
     made = [*made[:few], *near[:few], *made[few:], *near[few:]]
     same = [
         v
-        for v in dict.fromkeys((*scope.inputs, *made))
+        for v in dict.fromkeys((*turns_beside(sites, start), *scope.inputs, *made))
         if v not in (start, end.outputs[0])
         and sites.shape.get(v) == sites.shape[start]
         and sites.floating(v)

@@ -266,4 +266,12 @@ def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names:
             f"the contributions of the {count} turns of that line are weighted {shown} instead of 1 each"
         )
     cause = "missing-rows" if len(gone) else "scale"
+    if _one_call_in_each(gone, wrong, count):
+        cause, detail = "missing-path", detail.replace("turns", "calls") + ": the same one in every turn"
     return Finding(names, cause, f"{names}: through {through}, {detail}", evidence)
+
+
+def _one_call_in_each(gone: np.ndarray, wrong: np.ndarray, count: int) -> bool:
+    """Whether what is missing is the same call of a helper in each of several turns."""
+    period = count // len(gone) if len(gone) > 1 and count % len(gone) == 0 else 0
+    return len(gone) == len(wrong) and period > 1 and bool(np.all(np.diff(gone) == period))
