@@ -16,8 +16,8 @@ from jaxbp.check import patterns
 from jaxbp.check.claims import ENTRIES, usable
 from jaxbp.check.edits import Edge
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, role, source
 from jaxbp.check.table import table
-from jaxbp.check.words import at, role, source
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

@@ -15,7 +15,7 @@ import numpy as np
 from jaxbp.check.operations import Op, Scope
 from jaxbp.check.patterns import matches
 from jaxbp.check.report import Finding
-from jaxbp.check.words import at, source
+from jaxbp.check.roles import at, source
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

@@ -24,9 +24,9 @@ from jaxbp.check.evaluate import again
 from jaxbp.check.factors import Factor, even, exponent, exponential, factors, softmax, terms
 from jaxbp.check.regions import Formula, Region, ratio_along
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, source
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
-from jaxbp.check.words import at, source
 
 MOST_GUESSES = 900  # of one stretch
 MOST_AXES = 5  # where all choices among them are tried

@@ -24,10 +24,11 @@ from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.oracle import float64
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, role, source
 from jaxbp.check.sites import UNARY, Sites
 from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.where import in_words, wrong_entries
-from jaxbp.check.words import at, origin_of, role, source
+from jaxbp.check.words import origin_of
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

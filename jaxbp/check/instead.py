@@ -10,9 +10,10 @@ from jaxbp.check.edits import Change, Rewired
 from jaxbp.check.factors import lost
 from jaxbp.check.operations import Constant, Op
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, role, source
 from jaxbp.check.sites import Sites
 from jaxbp.check.table import recorded
-from jaxbp.check.words import at, origin_of, role, source
+from jaxbp.check.words import origin_of
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

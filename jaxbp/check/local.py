@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxbp.check.claims import points
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, source
 from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.where import wrong_entries
-from jaxbp.check.words import at, source
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case

@@ -19,10 +19,10 @@ from jaxbp.check import chains
 from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.operations import Constant, Op, Scope
+from jaxbp.check.roles import role
 from jaxbp.check.series import ways
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
-from jaxbp.check.words import role
 
 CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 MOST_VALUES = 24

@@ -17,10 +17,10 @@ import numpy as np
 from jaxbp.check.edits import Shadow, loops
 from jaxbp.check.operations import Op, Scope, is_float
 from jaxbp.check.report import Finding
+from jaxbp.check.roles import at, source
 from jaxbp.check.series import ways
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
-from jaxbp.check.words import at, source
 
 MOST_OTHERS = 10  # values tried in the place of one
 MOST_UPDATES = 4

@@ -20,9 +20,9 @@ from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Constant, Op, Scope, widen
 from jaxbp.check.oracle import float64, quick_jit
+from jaxbp.check.roles import role
 from jaxbp.check.series import turns_beside, ways
 from jaxbp.check.sites import UNARY, Sites, is_elementwise
-from jaxbp.check.words import role
 
 Values = dict[int, Any]
 MOST_OTHERS = 8
