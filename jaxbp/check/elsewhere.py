@@ -15,8 +15,8 @@ from jaxbp.check.patterns import matches
 from jaxbp.check.products import shift
 from jaxbp.check.program import all_ops
 from jaxbp.check.report import Finding
-from jaxbp.check.table import recorded, sites_of
 from jaxbp.check.roles import at as place
+from jaxbp.check.table import recorded, sites_of
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
