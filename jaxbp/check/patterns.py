@@ -150,14 +150,22 @@ def turned(case: Case, i: int, every: bool = False) -> Finding | None:
 def summed_too_far(case: Case, i: int) -> Finding | None:
     """Every entry holds the sum over its group: a weight of its own, taken for one that is shared."""
     path, shape = case.paths[i], case.true[i][0].shape
+    own = [np.asarray(leaves[i], np.float64) for leaves, _ in case.points]
+    ones = [np.ones(shape)] * len(own)
+    beside = [ones, own, [v**2 for v in own]] if all(np.all(v) for v in own) else [ones]
     for axis, size in enumerate(shape):
         for count in range(1, size // 2 + 1) if size > 1 else ():
             if size % count:
                 continue
-            for tiled, words in ((False, "next to each other"), (True, f"{count} apart")):
+            for (tiled, words), factor in itertools.product(
+                ((False, "next to each other"), (True, f"{count} apart")), beside
+            ):
                 if tiled and count in (1, size):
                     continue
-                made = [_group_sums(t, axis, count, tiled) for t in case.true[i]]
+                made = [
+                    _group_sums(t * v, axis, count, tiled) / v
+                    for t, v in zip(case.true[i], factor, strict=True)
+                ]
                 if matches(case.got[i], made, case.tolerance[i]):
                     group = f"all {size}" if count == 1 else f"{size // count}, {words},"
                     detail = (

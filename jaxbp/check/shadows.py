@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxbp.check.edits import Shadow, loops
-from jaxbp.check.operations import Op, Scope, is_float
+from jaxbp.check.operations import Constant, Op, Scope, is_float
 from jaxbp.check.report import Finding
 from jaxbp.check.roles import at, source
 from jaxbp.check.series import ways
@@ -102,6 +102,8 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
         shape = sites.shape[v]
         uses = [op for op in scope.ops if v in op.inputs and editable(op)]
         bent = [op for op in uses if op.primitive.name not in LINEAR]
+        if bent and shape:
+            yield from _complement(scope, v, uses, known, lengths)
         if len(bent) < 2 or not shape:
             continue
         here = sites.rank[id(bent[0])]
@@ -111,6 +113,32 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
         for w in others[:MOST_OTHERS]:
             name = sites.describe(w)
             yield _guess(slot, name, w, lengths, ways(sites, bent[0], w, name), after=False)
+
+
+def _complement(
+    scope: Scope, v: int, uses: list[Op], known: Values, lengths: tuple[int, ...]
+) -> Iterator[Taken]:
+    """A gate or a share for what is left of it to 1: `z` where `1 - z` belongs, and the other way round."""
+    if not np.all((known[v] > 0) & (known[v] < 1)):
+        return
+    rests = [op for op in uses if op.primitive.name == "sub" and _one(op.inputs[0])]
+    made = [op.outputs[0] for op in rests]
+    further = [op for op in scope.ops if any(u in made for u in op.inputs) and editable(op)]
+    every = list(dict.fromkeys((*uses, *further)))
+    bent = [op for op in every if op.primitive.name not in LINEAR]
+    if not rests or len(bent) < 2:
+        return
+    shape = (*lengths, *known[v].shape[len(lengths) :])
+    slot = Shadow(
+        bent[0], -2, _nothing, shape=shape, start=v, uses=tuple(every),
+        through=frozenset(id(op) for op in rests),
+    )  # fmt: skip
+    words = "what is left of it to 1"
+    yield Taken(slot, "wrong-point", words, lambda env, s: np.broadcast_to(1 - env[v], shape), rank=1)
+
+
+def _one(v: Any) -> bool:
+    return isinstance(v, Constant) and np.size(v.value) == 1 and float(np.ravel(v.value)[0]) == 1
 
 
 def _updated(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) -> Iterator[Taken]:

@@ -18,6 +18,7 @@ from jaxbp.check import (
     stretches,
     turns,
 )
+from jaxbp.check.branches import forgotten_in_one
 from jaxbp.check.claims import columns, effects, points, telling, usable
 from jaxbp.check.edits import Edge, Edited
 from jaxbp.check.moves import moves
@@ -101,6 +102,7 @@ def _build(case: Case, kind: str) -> Table | None:
             *selections(sites),
             *moves(sites),
             *solves(sites),
+            *forgotten_in_one(sites),
             *turns.wrong_way(sites),
         ]
         return _switched(
