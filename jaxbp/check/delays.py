@@ -37,9 +37,16 @@ def delays(sites: Sites, op: Op) -> Iterator[Instead]:
         both = len({c.inputs[0] for _, c in cuts}) == 1 and len(cuts) == 2
         if step == 0 or (both and k != cuts[0][0]):
             continue
-        yield Instead(op, -1 if both else k, _moved(cut, along, -step, both), "flip", MOVED)
+        yield Instead(
+            op,
+            -1 if both else k,
+            _moved(cut, along, -step, both),
+            "flip",
+            MOVED,
+            about="result" if both else "error",
+        )
         if not both:
-            yield Instead(op, k, _moved(cut, along, step, True), "missing-rows", AROUND)
+            yield Instead(op, k, _moved(cut, along, step, True), "missing-rows", AROUND, about="error")
 
 
 def _cut(sites: Sites, v: Any) -> Op | None:

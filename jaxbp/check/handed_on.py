@@ -156,14 +156,21 @@ def half_handed_on(sites: Sites) -> Iterator[Instead]:
             for n in live:
                 made += 1
                 words = f"not handed on to operand {n} of `{maker.name}`, from which that value comes"
-                yield Instead(op, k, _without(op, k, [(maker, n)]), "half", words)
+                yield Instead(op, k, _without(op, k, [(maker, n)]), "missing-path", words, about="error")
                 inner = sites.producer.get(maker.inputs[n])
                 if inner is None or inner.kind != "plain" or counts[maker.inputs[n]] > 1:
                     continue
                 deeper = [m for m in range(len(inner.inputs)) if sites.is_live(inner, m)]
                 for m in deeper if len(deeper) > 1 and len(inner.outputs) == 1 else ():
                     words = f"not handed on to operand {m} of `{inner.name}`, from which that value comes"
-                    yield Instead(op, k, _without(op, k, [(maker, n), (inner, m)]), "half", words)
+                    yield Instead(
+                        op,
+                        k,
+                        _without(op, k, [(maker, n), (inner, m)]),
+                        "missing-path",
+                        words,
+                        about="error",
+                    )
 
 
 def _without(op: Op, k: int, chain: list[tuple[Op, int]]) -> Any:

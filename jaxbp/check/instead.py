@@ -29,22 +29,12 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
         place = "in reverse order" if cause == "flip" else "in each other's place"
         detail = f"{names}: the errors of {choice.text} are {place}"
         return Finding(names, cause, detail, evidence)
-    if choice.words.startswith("summed over"):
-        through = role(op, choice.operand)
-        detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
-        return Finding(names, cause, detail, evidence)
-    if choice.words.startswith("lost in the"):
-        detail = (
-            f"{names}: the error that comes back to the result of `{op.name}` {at(op)} is {choice.words}"
-        )
-        return Finding(names, cause, detail, evidence)
+    detail = _about(op, choice, getattr(choice, "about", ""))
+    if detail:
+        return Finding(names, cause, f"{names}: {detail} is {choice.words}", evidence)
     if cause in ("factor", "mask"):
         return _factor(case, sites, choice, names, evidence)
-    if cause == "half":
-        through = role(op, choice.operand)
-        detail = f"{names}: the error that comes back through {through} {at(op)} is {choice.words}"
-        return Finding(names, "missing-path", detail, evidence)
-    if cause == "missing-path" and choice.operand >= 0 and not choice.words.startswith("run "):
+    if cause == "missing-path" and choice.operand >= 0:
         origin = origin_of(case, sites, op, choice.operand)
         through = role(op, choice.operand)
         detail = (
@@ -55,23 +45,9 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             "followed back, the off-diagonal of the Jacobian is dropped"
         )
         return Finding(names, cause, detail, evidence)
-    if op.kind == "scan" or choice.words.startswith("run "):
-        what = "the running sum or product"
-        if op.kind == "scan" or isinstance(choice, Rewired):
-            what = "the loop"
-        elif op.primitive.name in ("cumsum", "cumprod"):
-            what = f"`{op.name}`"
-        detail = f"{names}: the backward pass of {what} {at(op)} is {choice.words}"
-        return Finding(names, cause, detail, evidence)
     if isinstance(choice, Change):
         what = f"computes `{op.name}` {at(op)} {choice.words} where it computes the forward pass again"
         return Finding(names, cause, f"{names}: the backward pass {what}", evidence)
-    moves = op.primitive.name in ("reshape", "transpose") or choice.words.startswith("with its axes")
-    if moves and not isinstance(choice, Change):
-        detail = (
-            f"{names}: the error that comes back through `{op.name}` {at(op)} is taken {choice.words}"
-        )
-        return Finding(names, cause, detail, evidence)
     if choice.operand >= 0 and op.primitive.name in ("mul", "div"):
         detail = (
             f"{names}: the derivative of {role(op, choice.operand)} {at(op)} is taken with {choice.words}"
@@ -95,6 +71,20 @@ def instead(case: Case, sites: Sites, choice: Any, names: str) -> Finding:
             f"{other}, belongs"
         )
     return Finding(names, cause, detail, evidence)
+
+
+def _about(op: Op, choice: Any, about: str) -> str:
+    """What an edit's words speak of."""
+    if about == "error":
+        return f"the error that comes back through {role(op, choice.operand)} {at(op)}"
+    if about == "result":
+        return f"the error that comes back to the result of `{op.name}` {at(op)}"
+    if about == "walk":
+        plain = op.primitive.name in ("cumsum", "cumprod", "cumlogsumexp")
+        what = f"`{op.name}`" if plain else "the running sum or product"
+        what = "the loop" if op.kind == "scan" or isinstance(choice, Rewired) else what
+        return f"the backward pass of {what} {at(op)}"
+    return ""
 
 
 def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -> Finding:

@@ -32,7 +32,7 @@ def moves(sites: Sites) -> Iterator[Instead]:
             yield from taps(op)
         if op.kind == "scan" and any(o in sites.live for o in op.outputs):
             words = "run from the first turn to the last, where the error comes back from the last"
-            yield Instead(op, -1, wrong_way(op), "flip", words, whole=True)
+            yield Instead(op, -1, wrong_way(op), "flip", words, whole=True, about="walk")
         if op.primitive.name in ("concatenate", "pad"):
             yield from running_before(sites, op)
             yield from delays(sites, op)
@@ -67,14 +67,14 @@ def _cropped(op: Op) -> Iterator[Instead]:
                 make = lambda x, y, env, given, c=config: jax.lax.pad(  # noqa: E731
                     x[0], jnp.zeros((), x[0].dtype), c
                 )
-                yield Instead(op, 0, make, "missing-rows", words.format(axis))
+                yield Instead(op, 0, make, "missing-rows", words.format(axis), about="error")
         return
     first, last = op.params["start_indices"], op.params["limit_indices"]
     strides = op.params["strides"] or (1,) * len(first)
     if any(s > 1 for s in strides):
         ends = [a + n for a, n in zip(first, op.out_avals[0].shape, strict=True)]
         close = lambda x, y, env, given: jax.lax.slice(x[0], first, ends)  # noqa: E731
-        yield Instead(op, 0, close, "missing-rows", "put back with a stride of 1")
+        yield Instead(op, 0, close, "missing-rows", "put back with a stride of 1", about="error")
     for axis, size in enumerate(op.in_avals[0].shape):
         length = last[axis] - first[axis]
         for start in dict.fromkeys((first[axis] - 1, first[axis] + 1, 0, size - length)):
@@ -83,7 +83,7 @@ def _cropped(op: Op) -> Iterator[Instead]:
             begin = [start if n == axis else a for n, a in enumerate(first)]
             end = [start + length if n == axis else b for n, b in enumerate(last)]
             make = lambda x, y, env, given, a=begin, b=end: jax.lax.slice(x[0], a, b, strides)  # noqa: E731
-            yield Instead(op, 0, make, "missing-rows", words.format(axis))
+            yield Instead(op, 0, make, "missing-rows", words.format(axis), about="error")
 
 
 def _unsorted(op: Op) -> Iterator[Instead]:
@@ -95,9 +95,9 @@ def _unsorted(op: Op) -> Iterator[Instead]:
         return jnp.take_along_axis(x[0], jnp.argsort(order, axis), axis)
 
     words = "moved by the permutation that sorts, where its inverse belongs"
-    yield Instead(op, 0, permuted, "transpose", words)
+    yield Instead(op, 0, permuted, "transpose", words, about="error")
     words = "left in sorted order"
-    yield Instead(op, 0, lambda x, y, env, given: x[0], "transpose", words)
+    yield Instead(op, 0, lambda x, y, env, given: x[0], "transpose", words, about="error")
 
 
 def _spread_in_another_order(op: Op) -> Iterator[Instead]:
@@ -114,7 +114,7 @@ def _spread_in_another_order(op: Op) -> Iterator[Instead]:
             make = lambda x, y, env, given, m=moved, a=a, b=b: jnp.sum(  # noqa: E731
                 jnp.reshape(jnp.swapaxes(jnp.reshape(x[0], m), a, b), shape), axis=axes
             )
-            yield Instead(op, 0, make, "transpose", words)
+            yield Instead(op, 0, make, "transpose", words, about="error")
 
 
 def _turned_error(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -123,8 +123,8 @@ def _turned_error(sites: Sites, op: Op) -> Iterator[Instead]:
     for a, b in itertools.combinations(range(len(shape)), 2):
         for k in (0, 1):
             if shape[a] == shape[b] > 1 and sites.is_live(op, k):
-                words = f"with its axes {a} and {b} exchanged"
-                yield Instead(op, k, _exchanged(op, k, a, b), "transpose", words)
+                words = f"taken with its axes {a} and {b} exchanged"
+                yield Instead(op, k, _exchanged(op, k, a, b), "transpose", words, about="error")
 
 
 def _exchanged(op: Op, k: int, a: int, b: int) -> Any:
@@ -140,15 +140,17 @@ def _refilled(op: Op) -> Iterator[Instead]:
     shape = op.out_avals[0].shape
     if op.primitive.name == "transpose":
         make = lambda x, y, env, given: jnp.reshape(x[0], shape)  # noqa: E731
-        yield Instead(op, 0, make, "transpose", "reshaped where it has to be transposed")
+        yield Instead(
+            op, 0, make, "transpose", "taken reshaped where it has to be transposed", about="error"
+        )
         return
     before = op.in_avals[0].shape
     for a, b in itertools.combinations([a for a, n in enumerate(before) if n > 1][: MOST_AXES + 1], 2):
-        words = f"with axes {a} and {b} of what is reshaped exchanged"
+        words = f"taken with axes {a} and {b} of what is reshaped exchanged"
         turned = lambda x, y, env, given, a=a, b=b: jnp.reshape(  # noqa: E731
             jnp.reshape(jnp.swapaxes(x[0], a, b), x[0].shape), shape
         )
-        yield Instead(op, 0, turned, "transpose", words)
+        yield Instead(op, 0, turned, "transpose", words, about="error")
     long = [a for a, n in enumerate(shape) if n > 1]
     orders = itertools.permutations(long) if len(long) <= MOST_AXES else _neighbours(long)
     for order in orders:
@@ -156,8 +158,8 @@ def _refilled(op: Op) -> Iterator[Instead]:
         for a, b in zip(long, order, strict=True):
             axes[a] = b
         if axes != sorted(axes):
-            words = f"filled with its axes in the order {axes}"
-            yield Instead(op, 0, _in_order(shape, axes), "transpose", words)
+            words = f"taken filled with its axes in the order {axes}"
+            yield Instead(op, 0, _in_order(shape, axes), "transpose", words, about="error")
 
 
 def _neighbours(axes: list[int]) -> Iterator[list[int]]:
@@ -189,7 +191,7 @@ def _summed_along_another(op: Op) -> Iterator[Instead]:
                 make = lambda x, y, env, given, a=a, b=b: jnp.swapaxes(  # noqa: E731
                     again(op, x), a, b
                 )
-                yield Instead(op, 0, make, "transpose", words)
+                yield Instead(op, 0, make, "transpose", words, about="error")
 
 
 def _spread_along_another(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -201,7 +203,7 @@ def _spread_along_another(sites: Sites, op: Op) -> Iterator[Instead]:
         for a, b in itertools.permutations(range(len(shape)), 2):
             if aval.shape[a] == shape[a] == shape[b] > 1 == aval.shape[b]:
                 words = f"summed over axis {a}, where it was spread along axis {b}"
-                yield Instead(op, k, _operand_turned(op, k, a, b), "transpose", words)
+                yield Instead(op, k, _operand_turned(op, k, a, b), "transpose", words, about="error")
 
 
 def _operand_turned(op: Op, k: int, a: int, b: int) -> Any:

@@ -18,12 +18,17 @@ def running(op: Op) -> Iterator[Instead]:
     """A running sum or product, the wrong way round or without each entry's own term."""
     reverse = op.params["reverse"]
     yield Instead(
-        op, 0, _summed(op, not reverse, own=True), "flip", "run in the direction of the forward pass"
+        op,
+        0,
+        _summed(op, not reverse, own=True),
+        "flip",
+        "run in the direction of the forward pass",
+        about="walk",
     )
     words = "run without each entry's own term: off by one"
-    yield Instead(op, 0, _summed(op, reverse, own=False), "missing-rows", words)
+    yield Instead(op, 0, _summed(op, reverse, own=False), "missing-rows", words, about="walk")
     words = "run over each entry's own term alone: what it does to later ones is forgotten"
-    yield Instead(op, 0, _own_term(op), "missing-path", words)
+    yield Instead(op, 0, _own_term(op), "missing-path", words, about="walk")
 
 
 def running_before(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -51,7 +56,7 @@ def running_before(sites: Sites, op: Op) -> Iterator[Instead]:
                 ),
             ):
                 cause = "missing-rows" if back == reverse else "flip"
-                yield Instead(op, k, _summed(run, back, own), cause, words)
+                yield Instead(op, k, _summed(run, back, own), cause, words, about="walk")
 
 
 def wrong_way(op: Op) -> Any:

@@ -28,7 +28,7 @@ def selections(sites: Sites) -> Iterator[Instead]:
         name, live = op.primitive.name, [k for k in range(len(op.inputs)) if sites.is_live(op, k)]
         if name == "stop_gradient" and live:
             words = "let through, where the function stops it"
-            yield Instead(op, 0, lambda x, y, env, given: x[0], "extra-path", words)
+            yield Instead(op, 0, lambda x, y, env, given: x[0], "extra-path", words, about="error")
         if name == "select_n":
             for k in live:
                 if op.in_avals[k].shape == op.out_avals[0].shape:
@@ -63,7 +63,14 @@ def _moved_mask(op: Op, live: list[int]) -> Iterator[Instead]:
                 kept = [v if k in live else jax.lax.stop_gradient(v) for k, v in enumerate(x)]
                 return again(op, [jnp.roll(x[0], s, a), *kept[1:]])
 
-            yield Instead(op, -1, make, "missing-rows", f"by its mask moved by {step} along axis {axis}")
+            yield Instead(
+                op,
+                -1,
+                make,
+                "missing-rows",
+                f"chosen by its mask, moved by {step} along axis {axis}",
+                about="result",
+            )
 
 
 def _only_inside(sites: Sites, op: Op) -> Iterator[Instead]:
@@ -87,7 +94,7 @@ def _only_inside(sites: Sites, op: Op) -> Iterator[Instead]:
         return again(maker, x) * (y[0] == clipped)
 
     words = f"lost in the entries in which {sites.describe(op.outputs[0])} is at a bound"
-    yield Instead(maker, -1, make, "missing-rows", words)
+    yield Instead(maker, -1, make, "missing-rows", words, about="result")
 
 
 def _reductions(op: Op) -> Iterator[Instead]:
@@ -157,7 +164,7 @@ def _borders(sites: Sites, op: Op) -> Iterator[Instead]:
             kept = mask.reshape([size if a == axis else 1 for a in range(len(shape))])
             make = lambda x, y, env, given, kept=kept: again(op, x) * kept  # noqa: E731
             words = f"lost in the {which} entries along axis {axis}"
-            yield Instead(op, -1, make, "missing-rows", words)
+            yield Instead(op, -1, make, "missing-rows", words, about="result")
 
 
 def _overwritten(op: Op) -> Iterator[Instead]:

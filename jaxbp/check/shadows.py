@@ -118,7 +118,7 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
 def _complement(
     scope: Scope, v: int, uses: list[Op], known: Values, lengths: tuple[int, ...]
 ) -> Iterator[Taken]:
-    """A gate or a share for what is left of it to 1: `z` where `1 - z` belongs, and the other way round."""
+    """A gate for what is left of it to 1: `z` where `1 - z` belongs, and the other way round."""
     if not np.all((known[v] > 0) & (known[v] < 1)):
         return
     rests = [op for op in uses if op.primitive.name == "sub" and _one(op.inputs[0])]

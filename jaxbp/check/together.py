@@ -39,6 +39,10 @@ class Together:
         return self.parts[-1].words
 
     @property
+    def about(self) -> str:
+        return getattr(self.parts[-1], "about", "")
+
+    @property
     def rank(self) -> int:
         return self.parts[-1].rank
 

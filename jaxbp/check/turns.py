@@ -40,7 +40,7 @@ def wrong_way(sites: Sites) -> Iterator[Rewired]:
             last = loop.turns[-1][-1]
             uses = _uses(sites, scope, loop)
             if uses is not None:
-                yield Rewired(last, -1, _backwards(loop), "flip", words, uses=uses)
+                yield Rewired(last, -1, _backwards(loop), "flip", words, uses=uses, about="walk")
 
 
 def _backwards(loop: Loop) -> Any:

@@ -74,7 +74,7 @@ def taps(op: Op) -> Iterator[Instead]:
     for name, what in (("window_strides", "stride"), ("rhs_dilation", "dilation of the kernel")):
         if any(n != 1 for n in plain[name]):
             other = {**plain, name: (1,) * len(plain[name])}
-            yield from _elsewhere(op, spec, other, f"with a {what} of 1", 0)
+            yield from _elsewhere(op, spec, other, f"taken with a {what} of 1", 0)
     for step in (1, -1):
         yield from _elsewhere(op, spec, plain, f"moved by {step}: the padding is another one", step)
 
@@ -100,4 +100,4 @@ def _elsewhere(op: Op, spec: Any, steps: dict, words: str, moved: int) -> Iterat
     def make(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
         return op.primitive.bind(x[0], jax.lax.stop_gradient(x[1]), **params)
 
-    yield Instead(op, 0, make, "missing-rows", words)
+    yield Instead(op, 0, make, "missing-rows", words, about="error")
