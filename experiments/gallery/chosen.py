@@ -68,7 +68,7 @@ def filtered_hand(x: Any, h: Any, dy: Any, conjugate: bool = True) -> Any:
 def exhibits() -> list[Exhibit]:
     """All of this family."""
     along: Faults = {
-        "along the edges": (lambda *a: messages_hand(*a, along=True), ("wrong-point", "swapped"))
+        "along the edges": (lambda *a: messages_hand(*a, along=True), ("transpose", "swapped"))
     }
     unclipped: Faults = {
         "not clipped": (lambda *a: surrogate_hand(*a, clipped=False), ("missing-rows",)),

@@ -91,7 +91,7 @@ def _cumulative() -> Exhibit:
         ),
         "no decay on the way back": (
             lambda x, a, dy: (jnp.cumsum(dy[::-1], 0)[::-1], cumulative_hand(x, a, dy)[1]),
-            ("scale", "missing-rows"),
+            ("missing-path", "scale"),
         ),
     }
     return Exhibit(

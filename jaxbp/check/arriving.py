@@ -234,7 +234,8 @@ def _block_moves(axis: int, size: int) -> Iterator[tuple[str, str, Callable[[np.
 
         blocks = f"in {count} blocks, "
         backwards = list(range(count))[::-1]
-        yield blocks + "the last first", "flip", lambda d, o=backwards, f=arranged: f(d, o)
+        cause = "swapped" if count == 2 else "flip"
+        yield blocks + "the last first", cause, lambda d, o=backwards, f=arranged: f(d, o)
         for n in (0, count - 1):
             words = blocks + f"block {n} in the place of all"
             yield words, "missing-rows", lambda d, o=[n] * count, f=arranged: f(d, o)

@@ -21,8 +21,7 @@ from jaxbp.check.where import in_words, partly, wrong_entries
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
 
-IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced,
-                  patterns.summed_too_far)  # fmt: skip
+IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
 LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 
@@ -81,6 +80,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding], guess: 
         finding = (
             (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
             or diagonal(case, i)
+            or patterns.summed_too_far(case, i)
             or contribution(case, i)
             or elsewhere(case, i)
             or partly(case, i)

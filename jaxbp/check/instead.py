@@ -93,7 +93,8 @@ def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -
         detail = f"{names}: the selection {at(op)} is {choice.words}"
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
-    cause = "scale" if values is None else lost(values)
+    of_array = "scale" if op.primitive.name == "div" else "missing-path"
+    cause = "scale" if values is None else lost(values, of_array)
     cause = "scale" if "twice" in choice.words and cause != "missing-rows" else cause
     origin = origin_of(case, sites, op, 1 - k)
     detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"

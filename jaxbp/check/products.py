@@ -42,7 +42,25 @@ def guesses(sites: Sites, known: Values) -> list[Guess]:
                     depth = len(around[id(op)])
                     make = _contraction if name in CONTRACTIONS else _elementwise
                     found += make(sites, op, k, known, depth)
+        found += _times_itself(sites, op, known)
     return found
+
+
+def _times_itself(sites: Sites, op: Op, known: Values) -> Iterator[Guess]:
+    """The error of a value with several uses times the value, as where a division by it is left out."""
+    v = op.outputs[0] if len(op.outputs) == 1 else None
+    uses = [o for o in sites.home[id(op)].ops if v in o.inputs]
+    if v not in sites.live or v not in known or len(uses) < 2 or not op.out_avals[0].shape:
+        return
+    if op.kind not in ("plain", "rule"):
+        return
+
+    def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> Any:
+        return jax.lax.stop_gradient(given) * again(op, inputs)
+
+    slot = Instead(op, -1, make, shape=known[v].shape, about="result")
+    yield Guess(slot, "scale", "multiplied by it, or not divided by it", lambda env, s: env[v])
+    yield Guess(slot, "scale", "divided by it, or not multiplied by it", lambda env, s: 1 / env[v])
 
 
 def _value(op: Op, k: int, known: Values) -> np.ndarray | None:
@@ -251,6 +269,11 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
     if not sites.is_live(op, 1 - k) and not isinstance(op.inputs[1 - k], Constant):
+        if np.array_equal(other, np.round(other)) and np.ptp(other) > 1:
+            for step in (1, -1):  # positions
+                words = f"the other factor counted from {np.min(other) + step:g}"
+                make_ = full(lambda e, s=step: _with(op, k, value(e, 1 - k) + s, value(e, 1)))
+                yield Guess(slot, "wrong-point", words, make_)
         for words, cause, turn in _turns(op, 1 - k, op.in_avals[1 - k].shape):  # a mask, or positions
             make_ = full(lambda e, t=turn: _with(op, k, _along(t, value(e, 1 - k), depth), value(e, 1)))
             yield Guess(slot, cause, words, make_)

@@ -54,6 +54,10 @@ class Guess:
     def operand(self) -> int:
         return self.slot.operand
 
+    @property
+    def about(self) -> str:
+        return self.slot.about
+
 
 @dataclass(eq=False)
 class Stretch:

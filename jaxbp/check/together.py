@@ -123,7 +123,7 @@ def alike(guesses: list[Any]) -> list[Together]:
         if op.place.file:
             for line in _lines(op):
                 for way in getattr(guess, "ways", (0,)):
-                    words = "" if way and way != 0 and way[0] == "turns" else guess.words
+                    words = "" if isinstance(way, tuple) and way[0] == "turns" else guess.words
                     key = (*line, op.primitive.name, guess.operand, words, way)
                     groups.setdefault(key, []).append(guess)
         if not hasattr(guess, "slot"):

@@ -205,7 +205,8 @@ def rows(sites: Sites, choice: Edge, weights: np.ndarray, seen: np.ndarray, name
         detail = (
             f"{names}: the contributions along {what} {at(op)} are weighted {values} instead of 1 each"
         )
-    return Finding(names, "missing-rows", detail, evidence)
+    uneven = not len(gone) and 2 * len(wrong) > len(weights)  # all are there, in other shares
+    return Finding(names, "scale" if uneven else "missing-rows", detail, evidence)
 
 
 def turns(case: Case, sites: Sites, loop: Together, weights: list[float], names: str) -> Finding:
