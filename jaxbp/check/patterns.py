@@ -59,7 +59,7 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
 def zero(case: Case, i: int) -> Finding | None:
     """The rule gives nothing at all."""
     least = NOTHING * max(size(case.true[i]))
-    if any(np.any(np.abs(g) > least) for g in case.got[i]):
+    if not np.isfinite(least) or any(np.any(np.abs(g) > least) for g in case.got[i]):
         return None
     given = case.rule is not None and case.rule.absent[i]
     exactly = not any(np.any(g != 0) for g in case.got[i])

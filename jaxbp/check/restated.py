@@ -8,10 +8,10 @@ looked at in the place of the steps.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,6 +21,7 @@ import numpy as np
 from jaxbp.check.operations import Constant, is_float
 from jaxbp.check.oracle import Oracle, float64
 from jaxbp.check.program import all_ops
+from jaxbp.check.target import Target
 
 if TYPE_CHECKING:
     from jaxbp.check.case import Case
@@ -39,11 +40,21 @@ def restated(case: Case) -> tuple[str, Case] | None:
             return None
         for words, formula in _formulas(case, outputs.at(0)):
             if all(outputs.equal(q, formula) for q in range(len(case.points))):
-                target: Any = SimpleNamespace(
-                    name=words, plain=formula, leaves=case.target.leaves, paths=case.paths, saved=None
-                )
+                target = _target(case.target, formula)
                 return words, replace(case, target=target, oracle=Oracle(target), notes=[], cache={})
     return None
+
+
+def _target(target: Target, formula: Callable[..., Any]) -> Target:
+    """The same arguments with the formula in the place of the function."""
+
+    def apply(*args: Any) -> Any:
+        flat = jax.tree.leaves(args)
+        return formula(*(flat[n] for n in target.where))
+
+    made = copy.copy(target)
+    made.apply, made.saved = apply, None
+    return made
 
 
 class _Outputs:
@@ -141,7 +152,7 @@ def _attention(order: tuple[int, ...], c: float, causal: bool) -> Callable[..., 
         if c != 1:
             s = c * s
         if causal:
-            s = jnp.where(np.tril(np.ones(s.shape[-2:], bool)), s, -1e30)
+            s = jnp.where(np.broadcast_to(np.tril(np.ones(s.shape[-2:], bool)), s.shape), s, -1e30)
         p = _softmax(s, s.ndim - 1)
         return p @ v
 

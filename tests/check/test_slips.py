@@ -112,6 +112,197 @@ def taps_hand(x, w, dy, slip):
     return dx, jnp.stack([x[2 * j : 2 * j + 5].T @ dy for j in range(3)])
 
 
+def delayed(x, w):
+    return sum(w[i] * jnp.concatenate([jnp.zeros_like(x[:i]), x[: len(x) - i]]) for i in (1, 2))
+
+
+def delayed_hand(x, w, dy, slip):
+    dx, dw = 0.0, [jnp.zeros_like(w[0])]
+    for i in (1, 2):
+        g = w[i] * dy
+        back = jnp.concatenate([g[i:], jnp.zeros_like(g[:i])])
+        again = jnp.concatenate([jnp.zeros_like(g[:i]), g[: len(g) - i]])
+        dx = dx + (again if slip else back)
+        dw.append((x[: len(x) - i] * dy[i:]).sum())
+    return dx, jnp.stack(dw)
+
+
+def dilated(x, w):
+    return jax.lax.conv_general_dilated(x, w, (2,), "VALID", rhs_dilation=(2,))
+
+
+def dilated_hand(x, w, dy, slip):
+    count, dx, dw = dy.shape[2], jnp.zeros_like(x), []
+    for j in range(w.shape[2]):
+        at = slice(2 * j, 2 * j + 2 * count - 1, 2)
+        to = slice(j, j + 2 * count - 1, 2) if slip else at
+        dx = dx.at[:, :, to].add(jnp.einsum("bot,oc->bct", dy, w[:, :, j]))
+        dw.append(jnp.einsum("bot,bct->oc", dy, x[:, :, at]))
+    return dx, jnp.stack(dw, -1)
+
+
+def ranked(s):
+    return (jax.lax.cumlogsumexp(s, axis=1, reverse=True) - s).sum(-1)
+
+
+def ranked_hand(s, dy, slip):
+    tail = jnp.exp(-jax.lax.cumlogsumexp(s, axis=1, reverse=True))
+    total = jnp.cumsum(tail[:, ::-1], 1)[:, ::-1] if slip else jnp.cumsum(tail, 1)
+    return (dy[:, None] * (jnp.exp(s) * total - 1),)
+
+
+def clipped_ratio(logp, gain):
+    r = jnp.exp(logp)
+    return jnp.minimum(r * gain, jnp.clip(r, 0.8, 1.2) * gain)
+
+
+def clipped_ratio_hand(logp, gain, dy, slip):
+    r = jnp.exp(logp)
+    c = jnp.clip(r, 0.8, 1.2)
+    live = (r > 0.8) & (r < 1.2) if slip else r * gain <= c * gain
+    return jnp.where(live, r * gain, 0) * dy, jnp.where(r * gain < c * gain, r, c) * dy
+
+
+def stepped(z, w):
+    for _ in range(2):
+        k1 = jnp.tanh(w @ z)
+        k2 = jnp.tanh(w @ (z + 0.2 * k1))
+        k3 = jnp.tanh(w @ (z + 0.3 * k2))
+        z = z + 0.1 * (k1 + 2 * k2 + 3 * k3)
+    return z
+
+
+def stepped_hand(z, w, dy, slip):
+    kept = []
+    for _ in range(2):
+        k1 = jnp.tanh(w @ z)
+        k2 = jnp.tanh(w @ (z + 0.2 * k1))
+        k3 = jnp.tanh(w @ (z + 0.3 * k2))
+        kept.append((z, k1, k2, k3))
+        z = z + 0.1 * (k1 + 2 * k2 + 3 * k3)
+    dw, on = jnp.zeros_like(w), 0.0 if slip else 1.0
+    for z, k1, k2, k3 in reversed(kept):
+        a3 = 0.3 * dy * (1 - k3**2)
+        a2 = (0.2 * dy + on * 0.3 * w.T @ a3) * (1 - k2**2)
+        a1 = (0.1 * dy + on * 0.2 * w.T @ a2) * (1 - k1**2)
+        dw = dw + jnp.outer(a1, z) + jnp.outer(a2, z + 0.2 * k1) + jnp.outer(a3, z + 0.3 * k2)
+        dy = dy + w.T @ (a1 + a2 + a3)
+    return dy, dw
+
+
+def mixture(x, mu, prior):
+    return jax.nn.logsumexp(prior[None] - 0.5 * (x[:, None] - mu[None]) ** 2, -1)
+
+
+def mixture_hand(x, mu, prior, dy, slip):
+    d = x[:, None] - mu[None]
+    r = dy[:, None] * jax.nn.softmax((0 if slip else prior[None]) - 0.5 * d**2, -1)
+    return -(r * d).sum(1), (r * d).sum(0), r.sum(0)
+
+
+def kicked(x, v):
+    for _ in range(3):
+        x = x + 0.3 * v
+        v = v - 0.3 * jnp.sin(x)
+    return x + v
+
+
+def kicked_hand(x, v, dy, slip):
+    xs = [x]
+    for _ in range(3):
+        xs.append(xs[-1] + 0.3 * v)
+        v = v - 0.3 * jnp.sin(xs[-1])
+    dx = dv = dy
+    for t in (2, 1, 0):
+        dx = dx - 0.3 * dv * jnp.cos(xs[t] if slip else xs[t + 1])
+        dv = dv + 0.3 * dx
+    return dx, dv
+
+
+def blocked(q, k, v):
+    m, total = jnp.full(len(q), -jnp.inf, q.dtype), jnp.zeros(len(q), q.dtype)
+    o = jnp.zeros((len(q), v.shape[1]), q.dtype)
+    for j in range(0, len(k), 2):
+        s = q @ k[j : j + 2].T
+        new = jnp.maximum(m, s.max(1))
+        p, kept = jnp.exp(s - new[:, None]), jnp.exp(m - new)
+        total, o, m = total * kept + p.sum(1), o * kept[:, None] + p @ v[j : j + 2], new
+    return o / total[:, None]
+
+
+def blocked_hand(q, k, v, dy, slip):
+    p = jax.nn.softmax(q @ k.T, -1)
+    dp = dy @ v.T
+    ds = p * (dp - (0 if slip else (dp * p).sum(-1, keepdims=True)))
+    return ds @ k, ds.T @ q, p.T @ dy
+
+
+def censored(eta, event):
+    return event * (eta - jax.lax.cumlogsumexp(eta, reverse=True))
+
+
+def censored_hand(eta, event, dy, slip):
+    c = jax.lax.cumlogsumexp(eta, reverse=True)
+    w = jnp.cumsum((dy if slip else event * dy) * jnp.exp(-c))
+    return event * dy - jnp.exp(eta) * w, (eta - c) * dy
+
+
+def gated(z, h, c):
+    z = jax.nn.sigmoid(z)
+    return z * jnp.tanh(c) + (1 - z) * jnp.sin(h)
+
+
+def gated_hand(z, h, c, dy, slip):
+    z = jax.nn.sigmoid(z)
+    share = 1 - z if slip else z
+    dz = dy * (jnp.tanh(c) - jnp.sin(h)) * z * (1 - z)
+    return dz, (1 - share) * jnp.cos(h) * dy, share * (1 - jnp.tanh(c) ** 2) * dy
+
+
+def scaled_groups(x, g):
+    return jnp.tanh(x) * g[None]
+
+
+def scaled_groups_hand(x, g, dy, slip):
+    dg = (dy * jnp.tanh(x)).sum(0)
+    return dy * g[None] * (1 - jnp.tanh(x) ** 2), jnp.repeat(dg.reshape(3, 2).sum(1), 2) if slip else dg
+
+
+def margin(a, b):
+    return jax.nn.relu(1 + a * a - b).mean()
+
+
+def margin_hand(a, b, dy, slip):
+    on = dy / a.size * jnp.where((1 + a * a - b > 0) | slip, 1.0, 0.0).astype(a.dtype)
+    return 2 * a * on, -on * jnp.ones_like(b)
+
+
+SPREAD = np.asarray([[0.3, 0.8, 0.5, 1.1], [0.9, 0.2, 0.7, 0.4]], np.float32)
+
+
+def degrees(x, a):
+    d = (a * a) @ SPREAD
+    return x / jnp.sqrt(d[:, :3] * d[:, 1:])
+
+
+def degrees_hand(x, a, dy, slip):
+    d = (a * a) @ SPREAD
+    y = x / jnp.sqrt(d[:, :3] * d[:, 1:])
+    half = -0.5 * dy * y
+    dd = jnp.zeros_like(d).at[:, :3].add(half).at[:, 1:].add(half)
+    dd = dd if slip else dd / d
+    return dy / jnp.sqrt(d[:, :3] * d[:, 1:]), 2 * a * (dd @ SPREAD.T)
+
+
+def turning(w):
+    return jnp.sin(jnp.arange(5, dtype=w.dtype)[:, None] * w[None])
+
+
+def turning_hand(w, dy, slip):
+    at = jnp.arange(5, dtype=w.dtype)[:, None]
+    return (((at + 1 if slip else at) * dy * jnp.cos(at * w[None])).sum(0),)
+
+
 ROOT = RNG.standard_normal((4, 4))
 SLIPS = {
     "windows overwrite": (pooled, (normal(4, 9),), pooled_hand, "missing-rows", "several windows"),
@@ -146,6 +337,80 @@ SLIPS = {
         "first and last entries",
     ),
     "taps in reverse": (taps, (normal(9, 2), normal(3, 2, 4)), taps_hand, "flip", "in reverse order"),
+    "delayed again": (delayed, (normal(7, 3), normal(3)), delayed_hand, "flip", "forward pass"),
+    "dilation ignored": (
+        dilated,
+        (normal(2, 3, 11), normal(4, 3, 3)),
+        dilated_hand,
+        "missing-rows",
+        "dilation of the kernel of 1",
+    ),
+    "ranks in the other direction": (ranked, (normal(4, 6),), ranked_hand, "flip", "`cumlogsumexp`"),
+    "stopped at the clip": (
+        clipped_ratio,
+        (0.5 * normal(9), jnp.sign(normal(9)) * (0.5 + jnp.abs(normal(9)))),
+        clipped_ratio_hand,
+        "missing-rows",
+        "at a bound",
+    ),
+    "stages apart": (stepped, (normal(4), normal(4, 4)), stepped_hand, "missing-path", "places"),
+    "no prior": (
+        mixture,
+        (normal(7), normal(3), normal(3)),
+        mixture_hand,
+        "wrong-point",
+        "without the term",
+    ),
+    "the turn before": (
+        kicked,
+        (normal(4), normal(4)),
+        kicked_hand,
+        "wrong-point",
+        "that makes its input",
+    ),
+    "no row sums in a kernel": (
+        blocked,
+        (normal(3, 4), normal(5, 4), normal(5, 2)),
+        blocked_hand,
+        "missing-path",
+        "denominator",
+    ),
+    "censored in one term alone": (
+        censored,
+        (normal(7), jnp.asarray([1, 0, 1, 1, 0, 1, 1], jnp.float32)),
+        censored_hand,
+        "missing-rows",
+        "subtracted term",
+    ),
+    "the gate's other share": (
+        gated,
+        (normal(5, 4), normal(5, 4), normal(5, 4)),
+        gated_hand,
+        "wrong-point",
+        "what is left of it to 1",
+    ),
+    "one gain a group": (
+        scaled_groups,
+        (normal(4, 6), normal(6)),
+        scaled_groups_hand,
+        "extra-path",
+        "shared",
+    ),
+    "a hinge everywhere": (
+        margin,
+        (normal(5, 3), 2 * normal(5, 3)),
+        margin_hand,
+        "missing-rows",
+        "`relu`",
+    ),
+    "not divided by itself": (
+        degrees,
+        (normal(4, 3), normal(4, 2)),
+        degrees_hand,
+        "scale",
+        "not divided by it",
+    ),
+    "counted from 1": (turning, (normal(4),), turning_hand, "wrong-point", "counted from 1"),
 }
 
 
