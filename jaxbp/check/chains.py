@@ -34,6 +34,11 @@ def without(
         yield name, cause, lambda env, p=part: _value(sites, v, env, p, depth)
 
 
+def factors_of(sites: Sites, v: Any, known: Values) -> list[Any]:
+    """The values and numbers that a value is the product or quotient of; none where it is neither."""
+    return _parts(sites, v, known, DEPTH)
+
+
 def _parts(sites: Sites, v: Any, known: Values, steps: int) -> list[Any]:
     """The factors and divisors that a value is made of; none where it is no product."""
     op = sites.producer.get(v) if isinstance(v, int) else None

@@ -47,7 +47,11 @@ def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, 
     if u is not None and np.shape(known[u]) == full:
         yield f"the exponential of {_name(sites, u)}", lambda env: exponential(env[u]), "scale"
     if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
-        yield "the exponential of its result", lambda env: np.exp(env[result].reshape(full)), "scale"
+        yield (
+            "the exponential of its result",
+            lambda env: np.exp(env[result].reshape(full)),
+            "wrong-activation",
+        )
 
 
 def lost(value: Any, of_array: str = "missing-path") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbp.check.chains import SPREAD, factors_of
 from jaxbp.check.edits import Change, Rewired
 from jaxbp.check.factors import lost
 from jaxbp.check.operations import Constant, Op
@@ -94,11 +95,24 @@ def _factor(case: Case, sites: Sites, choice: Any, names: str, evidence: dict) -
         return Finding(names, "missing-rows", detail, evidence)
     values = _value(case, op, 1 - k)
     of_array = "scale" if op.primitive.name == "div" else "missing-path"
+    of_array = "wrong-point" if _one_of_several(case, sites, op.inputs[k], names) else of_array
     cause = "scale" if values is None else lost(values, of_array)
     cause = "scale" if "twice" in choice.words and cause != "missing-rows" else cause
     origin = origin_of(case, sites, op, 1 - k)
     detail = f"{names}: the factor {origin}, in the product {at(op)}, is {choice.words}"
     return Finding(names, cause, detail, evidence)
+
+
+def _one_of_several(case: Case, sites: Sites, v: Any, names: str) -> bool:
+    """Whether the leaf is itself a factor beside others: what stands beside it is then another value."""
+    parts = [_spread_from(sites, p) for p in factors_of(sites, v, recorded(case)[0])]
+    inputs = case.oracle.program.scope.inputs
+    return len(parts) > 1 and any(p in inputs and case.paths[inputs.index(p)] == names for p in parts)
+
+
+def _spread_from(sites: Sites, v: Any) -> Any:
+    op = sites.producer.get(v) if isinstance(v, int) else None
+    return _spread_from(sites, op.inputs[0]) if op is not None and op.primitive.name in SPREAD else v
 
 
 def _value(case: Case, op: Op, k: int) -> np.ndarray | None:

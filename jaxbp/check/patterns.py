@@ -58,8 +58,10 @@ def factors(got: Arrays, true: Arrays, tolerance: float) -> list[float] | None:
 
 def zero(case: Case, i: int) -> Finding | None:
     """The rule gives nothing at all."""
-    least = NOTHING * max(size(case.true[i]))
-    if not np.isfinite(least) or any(np.any(np.abs(g) > least) for g in case.got[i]):
+    sizes = size(case.true[i])
+    if not np.all(np.isfinite(sizes)) or not any(sizes):
+        return None
+    if any(np.any(np.abs(g) > NOTHING * n) for g, n in zip(case.got[i], sizes, strict=True)):
         return None
     given = case.rule is not None and case.rule.absent[i]
     exactly = not any(np.any(g != 0) for g in case.got[i])

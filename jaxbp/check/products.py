@@ -20,7 +20,7 @@ from jaxbp.check.edits import Instead, loops
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.operations import Constant, Op, Scope
 from jaxbp.check.roles import role
-from jaxbp.check.series import ways
+from jaxbp.check.series import turns_beside, ways
 from jaxbp.check.sites import Sites
 from jaxbp.check.stretches import Guess, Values
 
@@ -74,7 +74,8 @@ def _others(sites: Sites, op: Op, shape: tuple[int, ...], known: Values) -> list
     later = _carried(scope, sites.holder[id(op)], op.inputs)
     found = []
     near = sorted(scope.ops, key=lambda p: abs(sites.rank[id(p)] - here))
-    for v in dict.fromkeys((*scope.inputs, *(o for p in near for o in p.outputs))):
+    turns = [u for v in op.inputs if isinstance(v, int) for u in turns_beside(sites, v)]
+    for v in dict.fromkeys((*turns, *scope.inputs, *(o for p in near for o in p.outputs))):
         if v in op.inputs or v not in known or sites.shape.get(v) != shape or not sites.floating(v):
             continue
         if v in later:
@@ -266,8 +267,9 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
             slot, "factor", "applied twice in the backward pass", full(lambda e: slope(e) * abs(slope(e)))
         )
     if op.primitive.name == "div" and k == 1:
-        yield Guess(slot, "scale", "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
-        yield Guess(slot, "scale", "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+        cause = "wrong-activation" if shape else "scale"
+        yield Guess(slot, cause, "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
+        yield Guess(slot, cause, "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
     if not sites.is_live(op, 1 - k) and not isinstance(op.inputs[1 - k], Constant):
         if np.array_equal(other, np.round(other)) and np.ptp(other) > 1:
             for step in (1, -1):  # positions

@@ -107,9 +107,7 @@ def _in_scope(sites: Sites, scope: Scope, depth: int) -> list[Region]:
     members = {o for op in scope.ops if _allowed(op) and not _refills(op) for o in op.outputs}
     starts = [v for v in scope.inputs if v in sites.live]
     starts += [o for op in scope.ops for o in op.outputs if o in sites.live and o not in members]
-    starts += [
-        op.inputs[0] for op in scope.ops if _spread_first(sites, op) and op.inputs[0] not in starts
-    ]
+    starts += [op.inputs[0] for op in scope.ops if _has_terms(sites, op) and op.inputs[0] not in starts]
     found: list[Region] = []
     seen = set(starts)
     while starts:
@@ -125,19 +123,17 @@ def _in_scope(sites: Sites, scope: Scope, depth: int) -> list[Region]:
     return found
 
 
-def _spread_first(sites: Sites, op: Op) -> bool:
-    """Whether it is the maximum of a log-sum-exp or a softmax over entries that come of smaller ones."""
+def _has_terms(sites: Sites, op: Op) -> bool:
+    """Whether it is the maximum in a log-sum-exp or a softmax of something that is put together."""
     if op.primitive.name != "reduce_max" or op.inputs[0] not in sites.live:
         return False
-    maker, steps = sites.producer.get(op.inputs[0]), 0
-    while maker is not None and steps < STEPS and is_elementwise(maker):
-        full = [
-            v for v in maker.inputs if sites.shape.get(v) == sites.shape[op.inputs[0]] and v in sites.live
-        ]
-        if not full:
+    maker = sites.producer.get(op.inputs[0])
+    while maker is not None and is_elementwise(maker):
+        live = [v for k, v in enumerate(maker.inputs) if sites.is_live(maker, k)]
+        if len(live) != 1:
             return True
-        maker, steps = sites.producer.get(full[0]), steps + 1
-    return maker is not None and maker.primitive.name == "broadcast_in_dim"
+        maker = sites.producer.get(live[0])
+    return maker is not None and _allowed(maker)
 
 
 def _refills(op: Op) -> bool:
@@ -165,7 +161,7 @@ def _from(sites: Sites, scope: Scope, start: int, shape: tuple[int, ...], depth:
         if not is_float(op.out_avals[0]):
             continue
         if op.primitive.name in SUMS:
-            own = tuple(op.params["axes"])
+            own = tuple(int(a) for a in op.params["axes"])
             if tuple(op.in_avals[0].shape) != shape or axes not in (None, own):
                 continue
             axes = own

@@ -147,6 +147,12 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     if stretch.ops[-1].primitive.name in ("exp", "exp2") and sites.shape[h]:
         own = [one for one in own if "divided by its own output" not in one[1]]  # as of the identity
     bent = [op for op in stretch.ops if _curved(op)]
+    norm = sites.producer.get(u)
+    if stretch.ops[0].primitive.name == "sqrt" and norm is not None and sites.shape[h]:
+        own = [  # a vector that is not divided by its length
+            ("wrong-point" if norm.primitive.name == "reduce_sum" and "own output" in w else c, w, f)
+            for c, w, f in own
+        ]
     kinked = all(op.primitive.name in KINKED or op.name in KINKED_RULES for op in bent)
     own = own[1:] if kinked else own  # its output may be on the kink, where its input is beyond
     of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
@@ -228,7 +234,7 @@ def _in_scope(sites: Sites, scope: Scope) -> Iterator[tuple[int, Op, list[Op]]]:
     for out, starts in roots.items():
         op = sites.producer[out]
         within = [o for o in scope.ops if sites.rank[id(o)] <= sites.rank[id(op)]]
-        for start in dict.fromkeys((starts[0], starts[-1])):
+        for start in dict.fromkeys((*_clipped(sites, op), starts[0], starts[-1])):
             alone = op.primitive.name in UNARY or op.kind == "rule" or len(starts) < 2
             if start == starts[-1] and not alone:
                 continue
@@ -237,6 +243,15 @@ def _in_scope(sites: Sites, scope: Scope) -> Iterator[tuple[int, Op, list[Op]]]:
             needed = _between(start, out, within)
             if any(_curved(o) for o in needed):
                 yield start, op, needed
+
+
+def _clipped(sites: Sites, op: Op) -> list[int]:
+    """What goes into a clip, where the operation is the second of its two bounds."""
+    before = [sites.producer.get(v) for v in op.inputs if isinstance(v, int) and v in sites.live]
+    names = [op.primitive.name, *(o.primitive.name for o in before if o is not None)]
+    if set(names) != {"max", "min"} or len(names) != 2 or before[0] is None:
+        return []
+    return [v for v in before[0].inputs if isinstance(v, int) and v in sites.live]
 
 
 def _roots(sites: Sites, scope: Scope) -> dict[int, list[int]]:

@@ -130,10 +130,10 @@ class Verdicts:
                 ]
         return self._spreads[q][i] / (noise.scale_of(check.truth[q][i]) or 1.0)
 
-    def same(self, i: int) -> float:
-        """The relative difference below which two cotangents of leaf `i` count as the same."""
+    def same(self, i: int, points: list[int]) -> float:
+        """The relative difference below which two cotangents of leaf `i` count as the same there."""
         measured = self._spreads is not None
-        spreads = [self.spread(q, i) if measured else 0.0 for q in range(len(self.check.points))]
+        spreads = [self.spread(q, i) if measured else 0.0 for q in points]
         return max(2 * self.tolerance(i), *(min(100 * s, 1e-2) for s in spreads))
 
     # --- the leaves of the report

@@ -28,7 +28,7 @@ from jaxbp.check.target import Misfit, Target, make_target
 from jaxbp.check.verdict import Verdicts
 from jaxbp.layer import InputError, PyTree
 
-NEGLIGIBLE = 1e-6  # of the largest: such a gradient says little about a fault
+NEGLIGIBLE = 1e-6  # of the size as given: so small a gradient says little about a fault
 LARGE = 500_000  # entries from which a check makes do with one point
 
 
@@ -343,12 +343,22 @@ class Check:
                 return
         case = self._case(rest)
         try:
-            self.report.findings += diagnose.diagnose(case)
+            self.report.findings += self._not_of_the_forward(diagnose.diagnose(case))
         except Exception as error:  # a diagnosis must not hide the verdict
             case.notes.append(f"the diagnosis failed: {type(error).__name__}: {error}"[:300])
             self.report.findings += [diagnose.unknown(case, i) for i in case.wrong]
         self.report.evaluations += case.used
         self.report.notes += case.notes
+
+    def _not_of_the_forward(self, found: list[Finding]) -> list[Finding]:
+        """Without what a wrong forward pass explains: gradients that are wrong for no other reason."""
+        if not any(f.cause == "forward" for f in self.report.findings):
+            return found
+        open_ = [f.path for f in found if f.cause == "unknown"]
+        if open_:
+            names = ", ".join(open_)
+            self.report.notes.append(f"{names}: wrong as well, as the values of the forward pass are")
+        return [f for f in found if f.cause != "unknown"]
 
     def _noise(self, i: int) -> Finding:
         path, floor = self.target.paths[i], self.verdicts.floor[i]
@@ -369,20 +379,26 @@ class Check:
             [self.points[q].label for q in keep],
             [[self.truth[q][i] for q in keep] for i in count],
             [[self.got[q][i] for q in keep] for i in count],
-            [self.verdicts.same(i) for i in count],
+            [self.verdicts.same(i, keep) for i in count],
             wrong,
             self.rule,
             self.budget,
         )
 
     def _telling(self, wrong: list[int]) -> list[int]:
-        """The points without those at which a gradient all but vanishes, and is made of rounding."""
-        count = len(self.target.leaves)
-        largest = [max(noise.scale_of(t[i]) for t in self.truth) for i in range(count)]
+        """The points without those at which a gradient all but vanishes, or grows beyond all measure."""
+        usual = {
+            i: noise.scale_of(self.truth[0][i]) or max(noise.scale_of(t[i]) for t in self.truth)
+            for i in wrong
+        }
         keep = [
             q
             for q, true in enumerate(self.truth)
-            if q == 0 or all(noise.scale_of(true[i]) > NEGLIGIBLE * largest[i] for i in wrong)
+            if q == 0
+            or all(
+                NEGLIGIBLE < noise.scale_of(true[i]) / (n or 1.0) < 1 / NEGLIGIBLE
+                for i, n in usual.items()
+            )
         ]
         errors = {i: self.verdicts.errors(i) for i in wrong}
         seen = all(any(not errors[i][q] <= self.verdicts.tolerance(i) for q in keep) for i in wrong)

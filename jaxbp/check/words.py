@@ -61,14 +61,21 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         "operand": k, "weight": weight,
     }  # fmt: skip
     known_number = left_out(sites, op, k, weight)
-    if known_number or _squared(op, weight):
+    if _squared(sites, op, weight):
         cause = "scale"
-        known = known_number or "½, the 2 of a square left out"
-        what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size: {known}"
+        what = f"{HERE} is one of two equal factors, and only one is differentiated: ½, a 2 is left out"
+        evidence["factor"] = 0.5
+    elif known_number:
+        cause = "scale"
+        what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size"
+        what += f": {known_number}"
         evidence["factor"] = weight
     elif abs(weight) < near and _one_of_the_cases(sites, op, k):
         cause = "wrong-activation" if op.within else "missing-rows"
         what = f"the contribution that comes back through {HERE}, of the entries in that case, is missing"
+    elif abs(weight) < near and _own_entry(sites, op, k):
+        cause = "missing-rows"
+        what = f"{HERE} is not taken off on the way back: each entry is in its own sum, an off-by-one"
     elif abs(weight) < near:
         cause, what = "missing-path", "the contribution that comes back through … is missing"
     elif abs(weight - 2) < near:
@@ -87,16 +94,37 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
     return Finding(names, cause, f"{names}: {what.replace(HERE, through)}{origin}", evidence)
 
 
+def _own_entry(sites: Sites, op: Op, k: int) -> bool:
+    """Whether a running sum is made one that ends before each entry: `cumsum(x) - x`."""
+    run = sites.producer.get(op.inputs[0]) if op.primitive.name == "sub" and k == 1 else None
+    return run is not None and run.primitive.name == "cumsum" and run.inputs[0] == op.inputs[1]
+
+
 def _one_of_the_cases(sites: Sites, op: Op, k: int) -> bool:
     """Whether the operand is one case of a selection whose other cases carry a derivative too."""
     cases = [n for n in range(1, len(op.inputs)) if sites.is_live(op, n)]
     return op.primitive.name == "select_n" and k in cases and len(cases) > 1
 
 
-def _squared(op: Op, weight: float) -> bool:
-    """Whether one of two equal factors is cut: `x·x` with the derivative `x`."""
-    same = op.primitive.name == "mul" and len(op.inputs) == 2 and op.inputs[0] is op.inputs[1]
-    return same and abs(weight) < 1e-3
+def _squared(sites: Sites, op: Op, weight: float) -> bool:
+    """Whether one of two equal factors is cut: `x·x`, or `(c·x)·x`, with the derivative `x`."""
+    if op.primitive.name != "mul" or abs(weight) >= 1e-3:
+        return False
+    first, second = (_without_numbers(sites, v) for v in op.inputs)
+    return isinstance(first, int) and first == second
+
+
+def _without_numbers(sites: Sites, v: Any) -> Any:
+    """The one live factor of a product with numbers or fixed arrays."""
+    op = sites.producer.get(v) if isinstance(v, int) else None
+    if op is None or op.primitive.name not in ("mul", "div", "neg"):
+        return v
+    live = [k for k in range(len(op.inputs)) if sites.is_live(op, k)]
+    return (
+        _without_numbers(sites, op.inputs[0])
+        if live == [0]
+        else (_without_numbers(sites, op.inputs[1]) if live == [1] and op.primitive.name == "mul" else v)
+    )
 
 
 def left_out(sites: Sites, op: Op, k: int, weight: float) -> str:
