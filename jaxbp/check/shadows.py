@@ -69,14 +69,14 @@ def guesses(sites: Sites, known: Values) -> list[Taken]:
     around = loops(sites.program.scope)
     for scope in sites.scopes:
         if scope.ops:
-            lengths = _lengths(sites, scope, known, len(around[id(scope.ops[0])]))
+            lengths = turns_around(sites, scope, known, len(around[id(scope.ops[0])]))
             if lengths is not None:
                 found += _saved(sites, scope, known, lengths)
                 found += _updated(sites, scope, known, lengths)
     return found
 
 
-def _lengths(sites: Sites, scope: Scope, known: Values, depth: int) -> tuple[int, ...] | None:
+def turns_around(sites: Sites, scope: Scope, known: Values, depth: int) -> tuple[int, ...] | None:
     """The turns of the loops around a scope; `None` where its values are not recorded."""
     seen = next((known[o] for op in scope.ops for o in op.outputs if o in known), None)
     return None if seen is None else tuple(np.shape(seen)[:depth])

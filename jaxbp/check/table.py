@@ -15,6 +15,7 @@ from jaxbp.check import (
     products,
     recompute,
     shadows,
+    stages,
     stretches,
     turns,
 )
@@ -91,7 +92,13 @@ def _build(case: Case, kind: str) -> Table | None:
         return _given(case, sites, at, formulas.guesses(sites, known[0]), [{} for _ in known])
     if kind == "shadows":
         known = recorded(case)
-        return _given(case, sites, at, shadows.guesses(sites, known[0]), [{} for _ in known])
+        return _given(
+            case,
+            sites,
+            at,
+            [*shadows.guesses(sites, known[0]), *stages.guesses(sites, known[0])],
+            [{} for _ in known],
+        )
     if kind == "edges":
         return _weighted(case, sites, at, sites.edges(), groups=True)
     if kind == "rows":
