@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.case import BUDGET
+from jaxbp.check.diagnosis.case import BUDGET
 from jaxbp.check.report import Report
 from jaxbp.check.verify import check_gradients
 from jaxbp.layer import InputError, Layer

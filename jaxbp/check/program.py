@@ -23,7 +23,7 @@ from jaxbp.check.operations import Constant, Editor, Op, Place, Scope
 
 JAX_FOLDER = os.path.dirname(jax.__file__) + os.sep
 CHECK_FOLDER = os.path.dirname(__file__) + os.sep
-FORMULAS = CHECK_FOLDER + "restated.py"  # stand for a user's function
+FORMULAS = CHECK_FOLDER + os.path.join("diagnosis", "restated.py")  # stand for a user's function
 INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_vjp_call")
 
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbp.check.edits import Edge, Edited, gate
+from jaxbp.check.edits.edit import Edge, Edited, gate
+from jaxbp.check.edits.sites import Sites
 from jaxbp.check.operations import Editor, Op, is_float
 from jaxbp.check.oracle import Oracle, float64, to_float64
 from jaxbp.check.program import Program, read
 from jaxbp.check.rule import Rule
 from jaxbp.check.sample import Point, make_points
-from jaxbp.check.sites import Sites
 from jaxbp.check.target import Target, make_target
 from jaxbp.layer import InputError
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import contract, diagnose, kinks, network, noise
-from jaxbp.check.case import BUDGET, Case
+from jaxbp.check import contract, kinks, network, noise
+from jaxbp.check.diagnosis import diagnose
+from jaxbp.check.diagnosis.case import BUDGET, Case
+from jaxbp.check.diagnosis.elsewhere import updated
 from jaxbp.check.differences import cross_check
-from jaxbp.check.elsewhere import updated
 from jaxbp.check.far import not_to_be_judged
 from jaxbp.check.measure import array, arrays, error, values_differ
 from jaxbp.check.oracle import Oracle, float64, to_float64

@@ -80,7 +80,7 @@ MECHANISMS = {
     ("heat", "after the step"): ("wrong-point", "is differentiated at its result (in 3 places"),
     ("group norm of images", "means over space alone"): ("missing-sum", "axes alone: [1]"),
     ("volume rendering", "each point hides itself"): ("missing-rows", "with each entry's own term"),
-    ("messages on a graph", "along the edges"): ("transpose", "the places of another look-up"),
+    ("messages on a graph", "along the edges"): ("transpose", "look-ups at two lists of places"),
     ("planar arm", "each angle its own link"): ("missing-path", "each entry's own term alone"),
     ("filter by its spectrum", "convolved, not correlated"): ("flip", "the conjugate"),
     ("clipped surrogate", "not clipped"): ("missing-rows", "with the other operand alone"),

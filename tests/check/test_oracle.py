@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check.edits import Edge, Edited
+from jaxbp.check.edits.edit import Edge, Edited
+from jaxbp.check.edits.sites import Sites
 from jaxbp.check.oracle import Oracle, directional, float64
 from jaxbp.check.program import all_ops, read
-from jaxbp.check.sites import Sites
 from jaxbp.check.target import make_target
 
 X = np.asarray([0.3, -0.7, 1.1], np.float32)

@@ -1,0 +1,1 @@
+"""What may have been written in the place of a derivative, as arrays made of the recorded values."""
