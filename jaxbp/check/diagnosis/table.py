@@ -11,6 +11,7 @@ import numpy as np
 from jaxbp.check.diagnosis.claims import columns, effects, points, telling, usable
 from jaxbp.check.edits import coupled, handed_on, recompute, turns
 from jaxbp.check.edits.branches import forgotten_in_one
+from jaxbp.check.edits.carries import dropped
 from jaxbp.check.edits.edit import Edge, Edited
 from jaxbp.check.edits.moves import moves
 from jaxbp.check.edits.record import record
@@ -18,7 +19,7 @@ from jaxbp.check.edits.selections import exchanged_lookups, selections
 from jaxbp.check.edits.sites import Sites
 from jaxbp.check.edits.solves import solves
 from jaxbp.check.edits.together import Together, alike, same_line, weighted
-from jaxbp.check.guesses import formulas, products, shadows, stages, stretches
+from jaxbp.check.guesses import formulas, masks, products, shadows, stages, stretches
 
 if TYPE_CHECKING:
     from jaxbp.check.diagnosis.case import Case
@@ -101,6 +102,7 @@ def _build(case: Case, kind: str) -> Table | None:
             *moves(sites),
             *solves(sites),
             *forgotten_in_one(sites),
+            *dropped(sites),
             *turns.wrong_way(sites),
         ]
         return _switched(
@@ -192,6 +194,7 @@ def _guesses(case: Case, sites: Sites, at: list[int]) -> Table | None:
     found = stretches.find(sites, known[0])
     slopes = stretches.slopes(found, known)
     made = [*stretches.guesses(sites, found, known[0]), *products.guesses(sites, known[0])]
+    made += masks.guesses(sites, known[0])
     return _given(case, sites, at, made, slopes)
 
 

@@ -96,3 +96,8 @@ def turns_beside(sites: Sites, v: int) -> list[int]:
     found = [line[n - 1]] if n > 0 else []
     found += [line[n + 1]] if 0 <= n < len(line) - 1 else []
     return found + [made[key][0] for key in first.get(v, ())]
+
+
+def series_of(sites: Sites, v: int) -> list[int]:
+    """The values that the line of a value makes, turn by turn."""
+    return _series(sites)[0].get(_key(sites, v), [])

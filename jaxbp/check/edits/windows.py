@@ -66,22 +66,37 @@ def _one_window_each(op: Op, last: bool, greatest: bool) -> Any:
 
 
 def taps(op: Op) -> Iterator[Instead]:
-    """A convolution whose error meets the image at other places: a step or a distance not looked at."""
+    """A convolution whose error meets the image at other places: a step or a distance not looked at.
+
+    On its way to the image, or to the kernel.
+    """
     if op.primitive.name != "conv_general_dilated":
         return
-    p, spec = op.params, op.params["dimension_numbers"]
-    plain = {"window_strides": p["window_strides"], "rhs_dilation": p["rhs_dilation"]}
-    for name, what in (("window_strides", "stride"), ("rhs_dilation", "dilation of the kernel")):
-        if any(n != 1 for n in plain[name]):
-            other = {**plain, name: (1,) * len(plain[name])}
-            yield from _elsewhere(op, spec, other, f"taken with a {what} of 1", 0)
-    for step in (1, -1):
-        yield from _elsewhere(op, spec, plain, f"moved by {step}: the padding is another one", step)
-
-
-def _elsewhere(op: Op, spec: Any, steps: dict, words: str, moved: int) -> Iterator[Instead]:
-    """The same product of the same size with other steps; what it needs of the image is cut or padded."""
     p = op.params
+    plain = {"window_strides": p["window_strides"], "rhs_dilation": p["rhs_dilation"]}
+    others = [
+        (f"taken with a {what} of 1", {**plain, name: (1,) * len(plain[name])}, 0)
+        for name, what in (("window_strides", "stride"), ("rhs_dilation", "dilation of the kernel"))
+        if any(n != 1 for n in plain[name])
+    ]
+    others += [(f"moved by {step}: the padding is another one", plain, step) for step in (1, -1)]
+    for words, steps, moved in others:
+        params = _elsewhere(op, steps, moved)
+        for k, cause in ((0, "missing-rows"), (1, "wrong-point")) if params != dict(p) else ():
+            yield Instead(op, k, _with(op, k, params), cause, words, about="error")
+
+
+def _with(op: Op, k: int, params: dict[str, Any]) -> Any:
+    def make(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
+        still = jax.lax.stop_gradient
+        return op.primitive.bind(*(v if n == k else still(v) for n, v in enumerate(x)), **params)
+
+    return make
+
+
+def _elsewhere(op: Op, steps: dict[str, Any], moved: int) -> dict[str, Any]:
+    """The same product of the same size with other steps; what it needs of the image is cut or padded."""
+    p, spec = op.params, op.params["dimension_numbers"]
     lengths = [op.in_avals[0].shape[a] for a in spec.lhs_spec[2:]]
     taken = [op.in_avals[1].shape[a] for a in spec.rhs_spec[2:]]
     made = [op.out_avals[0].shape[a] for a in spec.out_spec[2:]]
@@ -93,11 +108,4 @@ def _elsewhere(op: Op, spec: Any, steps: dict, words: str, moved: int) -> Iterat
         low += moved if k > 1 else 0
         needed = (m - 1) * s + (k - 1) * d + 1
         padding.append((low, needed - ((n - 1) * inner + 1) - low))
-    params = {**p, **steps, "padding": tuple(padding)}
-    if params == dict(p):
-        return
-
-    def make(x: list[Any], y: list[Any], env: dict, given: Any) -> Any:
-        return op.primitive.bind(x[0], jax.lax.stop_gradient(x[1]), **params)
-
-    yield Instead(op, 0, make, "missing-rows", words, about="error")
+    return {**p, **steps, "padding": tuple(padding)}

@@ -21,6 +21,7 @@ from jaxbp.check.edits.series import turns_beside, ways
 from jaxbp.check.edits.sites import Sites
 from jaxbp.check.evaluate import again, scan_counts
 from jaxbp.check.guesses import chains
+from jaxbp.check.guesses.factors import lost
 from jaxbp.check.guesses.stretches import Guess, Values
 from jaxbp.check.operations import Constant, Op, Scope
 
@@ -126,8 +127,8 @@ def _contraction(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
     for axis in range(depth):
         for step, words, cause in (
             (0, "the other factor in the reverse order of the turns", "flip"),
-            (1, "the other factor of the turn before", "missing-rows"),
-            (-1, "the other factor of the turn after", "missing-rows"),
+            (1, "the other factor of the turn before", "wrong-point"),
+            (-1, "the other factor of the turn after", "wrong-point"),
         ):
             turn = (lambda v, a=axis: np.flip(v, a)) if not step else None
             turn = turn or (lambda v, s=step, a=axis: shift(v, s, a))
@@ -225,6 +226,13 @@ def _turns(op: Op, other: int, shape: tuple[int, ...]) -> Iterator[tuple[str, st
                 yield words, "missing-rows", lambda v, a=axis, s=step: shift(v, s, a)
 
 
+def _held(t: np.ndarray, step: int, axis: int) -> np.ndarray:
+    """Moved along an axis, with the value at the end held."""
+    end = np.take(t, [0] if step > 0 else [t.shape[axis] - 1], axis)
+    rest = np.take(t, range(t.shape[axis] - 1) if step > 0 else range(1, t.shape[axis]), axis)
+    return np.concatenate([end, rest] if step > 0 else [rest, end], axis)
+
+
 def shift(t: np.ndarray, step: int, axis: int) -> np.ndarray:
     """Moved along an axis, with zeros coming in."""
     moved = np.roll(t, step, axis)
@@ -270,6 +278,14 @@ def _elementwise(sites: Sites, op: Op, k: int, known: Values, depth: int) -> Ite
         cause = "wrong-activation" if shape else "scale"
         yield Guess(slot, cause, "-a/b, one power of b too few", full(lambda e: slope(e) * value(e, 1)))
         yield Guess(slot, cause, "-1/b², without the numerator", full(lambda e: slope(e) / value(e, 0)))
+    for axis in range(depth if not isinstance(op.inputs[1 - k], Constant) else 0):
+        cause = "missing-rows" if lost(other) == "missing-rows" else "wrong-point"
+        for step, which in ((1, "before"), (-1, "after")):
+            for turn in (shift, _held):
+                words = f"the other factor of the turn {which}"
+                moved = lambda e, s=step, a=axis, f=turn: f(value(e, 1 - k), s, a)  # noqa: E731
+                make_ = full(lambda e, m=moved: _with(op, k, m(e), value(e, 1)))
+                yield Guess(slot, cause, words, make_)
     if not sites.is_live(op, 1 - k) and not isinstance(op.inputs[1 - k], Constant):
         if np.array_equal(other, np.round(other)) and np.ptp(other) > 1:
             for step in (1, -1):  # positions
