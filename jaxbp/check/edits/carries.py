@@ -16,12 +16,12 @@ HERE, ON = 1, 2  # the value for what uses it in its turn, and for the next one
 
 
 def dropped(sites: Sites) -> Iterator[Rewired]:
-    """A state whose error counts in its own turn alone, as of a cell that looks at one of two cotangents."""
+    """A state whose error counts in its own turn alone: a cell that looks at one of two cotangents."""
     for loop in sites.ops():
         if loop.kind != "scan":
             continue
         body = loop.bodies[0]
-        consts, carry = scan_counts(loop.params)
+        _, carry = scan_counts(loop.params)
         for v in body.outputs[:carry]:
             maker = sites.producer.get(v) if isinstance(v, int) else None
             uses = {
@@ -32,11 +32,11 @@ def dropped(sites: Sites) -> Iterator[Rewired]:
             if maker is None or v not in sites.live or not uses or v in body.outputs[carry:]:
                 continue
             if maker.kind in ("plain", "rule") and len(maker.outputs) == 1:
-                words = "dropped where it comes from the next turn"
                 uses[id(maker)] = [(-1, ON)]
                 yield Rewired(
-                    maker, -1, _here_alone(maker), "missing-path", words, uses=uses, about="result"
-                )
+                    maker, -1, _here_alone(maker), "missing-path",
+                    "dropped where it comes from the next turn", uses=uses, about="result",
+                )  # fmt: skip
 
 
 def _here_alone(maker: Op) -> Any:

@@ -19,7 +19,7 @@ from jaxbp.check.operations import Op
 MOST_LOOKUPS = 512
 MOST_OTHERS = 4
 MOST_AXES = 3
-LONGEST = 10  # steps in which places are computed ahead of their time
+LONGEST = 24  # steps in which places are computed ahead of their time
 
 
 def selections(sites: Sites) -> Iterator[Instead]:
@@ -44,7 +44,7 @@ def selections(sites: Sites) -> Iterator[Instead]:
         if name in ("reduce_window_max", "reduce_window_min", "reduce_window_sum") and live:
             yield from windows(op)
         if name == "gather" and 0 in live:
-            yield from _overwritten(op)
+            yield from _overwritten(sites, op)
         if name in ("gather", "scatter-add"):
             yield from _other_indices(sites, op)
         if len(op.outputs) == 1:
@@ -167,25 +167,53 @@ def _borders(sites: Sites, op: Op) -> Iterator[Instead]:
             yield Instead(op, -1, make, "missing-rows", words, about="result")
 
 
-def _overwritten(op: Op) -> Iterator[Instead]:
-    """What is looked up more than once, with one error in the place of the sum of all."""
-    shape = op.in_avals[1].shape
-    count = prod(shape[:-1])
-    if not 1 < count <= MOST_LOOKUPS:
+def _overwritten(sites: Sites, op: Op) -> Iterator[Instead]:
+    """What is looked up more than once, with one error in the place of the sum of all.
+
+    The same entry may also be looked up by other operations of the kind, as at the corners of a pixel.
+    """
+    spread = _one_flag_each(op)
+    if not spread:
         return
+    same = [one for one in sites.home[id(op)].ops if _alike(one, op) and _one_flag_each(one)]
+    for some, which in ([op], ""), (same, ", in all look-ups"):
+        for words, later in (("last", True), ("first", False)) if len(some) > 1 or not which else ():
+            make = _alone(sites, op, some, later, spread)
+            said = f"that of the {words} of several that look up the same entry{which}"
+            yield Instead(op, 0, make, "missing-rows", f"{said}: overwritten, not added up")
+
+
+def _alike(one: Op, op: Op) -> bool:
+    """Whether two look-ups are of the same table, an entry at a time in the same way."""
+    if one.primitive.name != "gather" or one.inputs[0] != op.inputs[0]:
+        return False
+    return one.in_avals[1].shape[-1:] == op.in_avals[1].shape[-1:]
+
+
+def _one_flag_each(op: Op) -> list[int]:
+    """The shape of a flag for every look-up, as it stands beside the result; none where it has none."""
+    count = prod(op.in_avals[1].shape[:-1])
     across = op.params["dimension_numbers"].offset_dims
-    batch = [n for a, n in enumerate(op.out_avals[0].shape) if a not in across]
-    if prod(batch) != count:
-        return
-    spread = [1 if a in across else n for a, n in enumerate(op.out_avals[0].shape)]
-    for words, later in (("last", True), ("first", False)):
+    shape = [1 if a in across else n for a, n in enumerate(op.out_avals[0].shape)]
+    return shape if 1 < count <= MOST_LOOKUPS and prod(shape) == count else []
 
-        def make(x: Any, y: Any, env: dict, given: Any, later: bool = later) -> Any:
-            ids = jnp.asarray(x[1]).reshape(count, -1)
-            same = jnp.all(ids[:, None] == ids[None], -1)
-            other = jnp.triu(same, 1) if later else jnp.tril(same, -1)
-            alone = ~jnp.any(other, 1)
-            return again(op, x) * alone.reshape(spread)
 
-        said = f"that of the {words} of several that look up the same entry: overwritten, not added up"
-        yield Instead(op, 0, make, "missing-rows", said)
+def _alone(sites: Sites, op: Op, some: list[Op], later: bool, spread: list[int]) -> Any:
+    """The look-up, of which each entry of the table keeps the last (or first) place alone."""
+
+    def make(x: Any, y: Any, env: dict, given: Any) -> Any:
+        try:
+            places = [
+                x[1] if one is op else ahead(sites.producer, env, one.inputs[1], LONGEST) for one in some
+            ]
+        except KeyError:
+            return y[0]
+        lists = [jnp.asarray(p).reshape(-1, p.shape[-1]) for p in places]
+        ids = jnp.concatenate(lists)
+        start = sum(len(part) for part in lists[: some.index(op)])
+        own = slice(start, start + prod(spread))
+        same = jnp.all(ids[:, None] == ids[None], -1)
+        other = jnp.triu(same, 1) if later else jnp.tril(same, -1)
+        return again(op, x) * ~jnp.any(other, 1)[own].reshape(spread)
+
+    return make

@@ -119,10 +119,12 @@ def alike(guesses: list[Any]) -> list[Together]:
     """The same guess at every operation of the same kind in a line."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for guess in guesses:
-        op = guess.op
+        op, ways = guess.op, getattr(guess, "ways", (0,))
+        for way in (w for w in ways if isinstance(w, tuple) and w[0] == "together"):
+            groups.setdefault(way, []).append(guess)
         if op.place.file:
             for line in _lines(op):
-                for way in getattr(guess, "ways", (0,)):
+                for way in (w for w in ways if not isinstance(w, tuple) or w[0] != "together"):
                     words = "" if isinstance(way, tuple) and way[0] == "turns" else guess.words
                     key = (*line, op.primitive.name, guess.operand, words, way)
                     groups.setdefault(key, []).append(guess)

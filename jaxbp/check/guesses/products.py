@@ -62,6 +62,13 @@ def _times_itself(sites: Sites, op: Op, known: Values) -> Iterator[Guess]:
     slot = Instead(op, -1, make, shape=known[v].shape, about="result")
     yield Guess(slot, "scale", "multiplied by it, or not divided by it", lambda env, s: env[v])
     yield Guess(slot, "scale", "divided by it, or not multiplied by it", lambda env, s: 1 / env[v])
+    for total in (o for o in uses if o.primitive.name == "reduce_sum" and o.outputs[0] in known):
+        axes, depth = total.params["axes"], known[v].ndim - len(op.out_avals[0].shape)
+        spread = lambda env, t=total.outputs[0], a=tuple(depth + n for n in axes): np.broadcast_to(  # noqa: E731
+            np.expand_dims(env[t], a), known[v].shape
+        )
+        words = "multiplied by its sum, or not divided by it: it is not normalised"
+        yield Guess(slot, "wrong-point", words, lambda env, s, f=spread: f(env))
 
 
 def _value(op: Op, k: int, known: Values) -> np.ndarray | None:

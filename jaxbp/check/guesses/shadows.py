@@ -18,6 +18,7 @@ from jaxbp.check.diagnosis.roles import at, source
 from jaxbp.check.edits.edit import Shadow, loops
 from jaxbp.check.edits.series import ways
 from jaxbp.check.edits.sites import Sites
+from jaxbp.check.guesses.chains import SPREAD
 from jaxbp.check.guesses.stretches import Guess, Values
 from jaxbp.check.operations import Constant, Op, Scope, is_float
 from jaxbp.check.report import Finding
@@ -102,8 +103,8 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
         shape = sites.shape[v]
         uses = [op for op in scope.ops if v in op.inputs and editable(op)]
         bent = [op for op in uses if op.primitive.name not in LINEAR]
-        if bent and shape:
-            yield from _complement(scope, v, uses, known, lengths)
+        if shape:
+            yield from _complement(scope, v, known, lengths)
         if len(bent) < 2 or not shape:
             continue
         here = sites.rank[id(bent[0])]
@@ -115,26 +116,32 @@ def _saved(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, ...]) 
             yield _guess(slot, name, w, lengths, ways(sites, bent[0], w, name), after=False)
 
 
-def _complement(
-    scope: Scope, v: int, uses: list[Op], known: Values, lengths: tuple[int, ...]
-) -> Iterator[Taken]:
+def _complement(scope: Scope, v: int, known: Values, lengths: tuple[int, ...]) -> Iterator[Taken]:
     """A gate for what is left of it to 1: `z` where `1 - z` belongs, and the other way round."""
     if not np.all((known[v] > 0) & (known[v] < 1)):
         return
-    rests = [op for op in uses if op.primitive.name == "sub" and _one(op.inputs[0])]
-    made = [op.outputs[0] for op in rests]
-    further = [op for op in scope.ops if any(u in made for u in op.inputs) and editable(op)]
-    every = list(dict.fromkeys((*uses, *further)))
+    spreads, every, rests, seen = [], [], 0, {v}
+    for op in scope.ops:
+        if not any(isinstance(u, int) and u in seen for u in op.inputs) or not editable(op):
+            continue
+        every.append(op)
+        rest = op.primitive.name == "sub" and _one(op.inputs[0])
+        if rest or op.primitive.name in SPREAD:
+            rests += rest
+            spreads.append(op)
+            seen.add(op.outputs[0])
     bent = [op for op in every if op.primitive.name not in LINEAR]
     if not rests or len(bent) < 2:
         return
     shape = (*lengths, *known[v].shape[len(lengths) :])
     slot = Shadow(
         bent[0], -2, _nothing, shape=shape, start=v, uses=tuple(every),
-        through=frozenset(id(op) for op in rests),
+        through=frozenset(id(op) for op in spreads),
     )  # fmt: skip
     words = "what is left of it to 1"
-    yield Taken(slot, "wrong-point", words, lambda env, s: np.broadcast_to(1 - env[v], shape), rank=1)
+    values = lambda env, s: np.broadcast_to(1 - env[v], shape)  # noqa: E731
+    several = ("together", words, id(scope))
+    yield Taken(slot, "wrong-point", words, values, rank=1, ways=(0, several))
 
 
 def _one(v: Any) -> bool:

@@ -26,6 +26,7 @@ from jaxbp.check.oracle import float64, quick_jit
 
 Values = dict[int, Any]
 MOST_OTHERS = 8
+UNTURNED = "at the angle 0: what is not turned yet stands for what is"
 KINKED = ("max", "min", "clamp", "abs")
 KINKED_RULES = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")
 SUMMING = ("reduce_sum", "mul", "div", "neg", "convert_element_type", "reshape", "add", "sub")
@@ -158,6 +159,17 @@ def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterat
     of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
     for cause, words, make in own[3:4] + own if of_abs else own:
         yield Guess(slot, cause, words, lambda env, s, f=make: f(env, s[n]))
+    if len(stretch.ops) == 1 and stretch.ops[0].primitive.name in ("sin", "cos"):
+        slope = 1.0 if stretch.ops[0].primitive.name == "sin" else 0.0
+        still = lambda env, s, k=slope: np.full_like(s[n][0], k)  # noqa: E731
+        yield Guess(
+            slot,
+            "wrong-point",
+            UNTURNED,
+            still,
+            rank=1,
+            ways=(("together", "angle", u), ("together", "angle")),
+        )
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
     bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
     clipped = bounds > 0 or any(op.primitive.name == "clamp" for op in stretch.ops)
