@@ -321,7 +321,10 @@ class Check:
         typed = {m.path for m in misfits if m.cause == "dtype"}
         self.report.findings += [self._noise(i) for i in rounded if self.target.paths[i] not in typed]
         rest = [i for i in rest if i not in rounded]
-        if rest:
+        if rest and any(f.cause == "forward" for f in self.report.findings):
+            names = ", ".join(self.target.paths[i] for i in rest)
+            self.report.notes.append(f"{names}: wrong at the values of that forward pass; mend it first")
+        elif rest:
             self._diagnose(rest)
         if not self.light or wrong:
             cross_check(self)
@@ -344,22 +347,12 @@ class Check:
                 return
         case = self._case(rest)
         try:
-            self.report.findings += self._not_of_the_forward(diagnose.diagnose(case))
+            self.report.findings += diagnose.diagnose(case)
         except Exception as error:  # a diagnosis must not hide the verdict
             case.notes.append(f"the diagnosis failed: {type(error).__name__}: {error}"[:300])
             self.report.findings += [diagnose.unknown(case, i) for i in case.wrong]
         self.report.evaluations += case.used
         self.report.notes += case.notes
-
-    def _not_of_the_forward(self, found: list[Finding]) -> list[Finding]:
-        """Without what a wrong forward pass explains: gradients that are wrong for no other reason."""
-        if not any(f.cause == "forward" for f in self.report.findings):
-            return found
-        open_ = [f.path for f in found if f.cause == "unknown"]
-        if open_:
-            names = ", ".join(open_)
-            self.report.notes.append(f"{names}: wrong as well, as the values of the forward pass are")
-        return [f for f in found if f.cause != "unknown"]
 
     def _noise(self, i: int) -> Finding:
         path, floor = self.target.paths[i], self.verdicts.floor[i]

@@ -41,9 +41,7 @@ def _first_calls(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, 
         if y not in known or y not in sites.live or not sites.shape[y]:
             continue
         lines = {_line(op) for op in users[y]}
-        stages = [
-            op for op in users[y] if op.primitive.name in ("add", "sub") and _same_use(op, users, lines)
-        ]
+        stages = [op for op in users[y] if _is_stage(op, users, lines)]
         if not stages:
             continue
         end = sites.rank[id(stages[0])]
@@ -52,14 +50,16 @@ def _first_calls(sites: Sites, scope: Scope, known: Values, lengths: tuple[int, 
         }
         for stage in stages:
             p = stage.outputs[0]
-            if p in known and sites.shape[p] == sites.shape[y]:
+            next_state = any(_is_stage(op, users, lines) for op in users[p])
+            if p in known and sites.shape[p] == sites.shape[y] and not next_state:
                 call = _reached(scope, users, p, lambda op, body=body: _line(op) in body)
                 yield from _taken(sites, call, p, y, lengths)
 
 
-def _same_use(op: Op, users: dict[int, list[Op]], lines: set[tuple[Any, ...]]) -> bool:
-    """Whether what an operation makes goes into the lines that the value itself went into before."""
-    return any(_line(o) in lines and o is not op for o in users.get(op.outputs[0], ()))
+def _is_stage(op: Op, users: dict[int, list[Op]], lines: set[tuple[Any, ...]]) -> bool:
+    """Whether it adds to the value, and goes into the lines that the value itself went into before."""
+    makes = users.get(op.outputs[0], ()) if op.primitive.name in ("add", "sub") else ()
+    return any(_line(o) in lines and o is not op for o in makes)
 
 
 def _line(op: Op) -> tuple[Any, ...]:
