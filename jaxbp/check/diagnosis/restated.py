@@ -103,7 +103,7 @@ def _formulas(case: Case, y: Any) -> Iterator[Formula]:
             q, k, v = (shapes[n] for n in order)
             if not (len(q) == len(k) == len(v) >= 2) or q[-1] != k[-1] or k[-2] != v[-2]:
                 continue
-            if np.shape(y) != (*q[:-1], v[-1]):
+            if np.shape(y) != (*q[:-1], v[-1]) or not q[:-2] == k[:-2] == v[:-2]:
                 continue
             names = [case.paths[n] for n in order]
             for c, causal in itertools.product(scales, (False, True)):

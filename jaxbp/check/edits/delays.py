@@ -37,24 +37,17 @@ def delays(sites: Sites, op: Op) -> Iterator[Instead]:
         both = len({c.inputs[0] for _, c in cuts}) == 1 and len(cuts) == 2
         if step == 0 or (both and k != cuts[0][0]):
             continue
-        yield Instead(
-            op,
-            -1 if both else k,
-            _moved(cut, along, -step, both),
-            "flip",
-            MOVED,
-            about="result" if both else "error",
-        )
+        at, about = (-1, "result") if both else (k, "error")
+        yield Instead(op, at, _moved(cut, along, -step, both), "flip", MOVED, about=about)
         if not both:
             yield Instead(op, k, _moved(cut, along, step, True), "missing-rows", AROUND, about="error")
 
 
 def _cut(sites: Sites, v: Any) -> Op | None:
     op = sites.producer.get(v) if isinstance(v, int) else None
-    plain = op is not None and op.primitive.name == "slice" and not any(
-        s != 1 for s in op.params["strides"] or ()
-    )  # fmt: skip
-    return op if plain else None
+    if op is None or op.primitive.name != "slice" or any(s != 1 for s in op.params["strides"] or ()):
+        return None
+    return op
 
 
 def _start(cut: Op, axis: int) -> int:
