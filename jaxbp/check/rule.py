@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,11 @@ class RuleError(Exception):
     """The rule raised, or JAX refused what it returned; the message is the original one."""
 
 
+def _integers(v: Any) -> bool:
+    plain = isinstance(v, jax.Array) and v.ndim > 0
+    return plain and (jnp.issubdtype(v.dtype, jnp.integer) or v.dtype == bool)
+
+
 class Rule:
     """`target.rule` in flat lists: `(leaves, dy) -> cotangents`, `None` where the rule gives none."""
 
@@ -29,6 +35,22 @@ class Rule:
         self.absent: list[bool] = [False] * len(target.leaves)
         self.program: Program | None = None
         self.jitted = jax.jit(self.flat)
+
+    def with_integers(self) -> Callable[[Any, Any], list[Any]] | None:
+        """`flat` under `jit` with the integer arrays as arguments, too; `None` where there are none."""
+        flat, tree = jax.tree.flatten(self.target.args)
+        at = [i for i, v in enumerate(flat) if i not in self.target.where and _integers(v)]
+
+        @jax.jit
+        def run(integers: list[Any], leaves: Any, dy: Any) -> list[Any]:
+            target, rule = copy.copy(self.target), copy.copy(self)
+            values = list(flat)
+            for i, v in zip(at, integers, strict=True):
+                values[i] = v
+            target.args, rule.target = jax.tree.unflatten(tree, values), target
+            return rule.flat(leaves, dy)
+
+        return (lambda leaves, dy: run([flat[i] for i in at], leaves, dy)) if at else None
 
     def plain(self, compute: bool = True) -> list[Any]:
         """The function's floating outputs (or their shapes alone); remembers the output's structure."""

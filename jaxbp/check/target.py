@@ -169,6 +169,7 @@ def make_target(
     if gradient is not None and not callable(gradient):
         raise InputError(f"gradient: expected a function of (*args, cotangent), got {gradient!r}")
     _reject(args)
+    args = jax.tree.map(_as_of_jax, args)
     if isinstance(target, type) and issubclass(target, Layer | Loss):
         try:
             target = target()
@@ -188,6 +189,12 @@ def make_target(
     if gradient is not None:
         return _with_gradient(target, gradient, args, reference)
     return _function(target, args, reference)
+
+
+def _as_of_jax(leaf: Any) -> Any:
+    """NumPy's integer arrays as JAX's: where a rule is mapped and traced at once, JAX takes no other."""
+    array = isinstance(leaf, np.ndarray) and leaf.ndim > 0 and leaf.dtype.kind in "iub"
+    return jnp.asarray(leaf) if array else leaf
 
 
 def _reject(args: tuple[Any, ...]) -> None:

@@ -454,3 +454,32 @@ def test_a_slip_that_only_larger_arguments_show_is_found():
     x = jnp.asarray(RNG.uniform(-2, 2, (6, 3)), jnp.float32)
     report = jaxbp.check_gradients(lambda x, w: jnp.clip(x, -3, 3) @ w, x, normal(3, 4), gradient=hand)
     assert report.cause == "missing-rows", str(report)
+
+
+def test_integers_of_numpy_go_through_a_mapped_rule():
+    @jax.custom_vjp
+    def picked(row, tag):
+        return jnp.sin(row)[tag]
+
+    def backward(saved, dy):
+        row, tag = saved
+        return jnp.zeros_like(row).at[tag].set(dy * jnp.cos(row)[tag]), None
+
+    picked.defvjp(lambda row, tag: (picked(row, tag), (row, tag)), backward)
+    tags = np.array([2, 0, 3], np.int32)
+    report = jaxbp.check_gradients(lambda x, tags: jax.vmap(picked)(x, tags), normal(3, 4), tags)
+    assert report.ok, str(report)
+
+
+def test_a_rule_that_looks_at_its_integers_is_found_under_jit():
+    def hand(x, labels, dy):
+        keep = labels >= 0 if isinstance(labels, jax.core.Tracer) else np.asarray(labels) >= 0
+        extra = 0.5 if isinstance(labels, jax.core.Tracer) else 1.0
+        return jnp.where(jnp.asarray(keep)[:, None], extra * dy * jnp.cos(x), 0), None
+
+    def fn(x, labels):
+        return jnp.where((labels >= 0)[:, None], jnp.sin(x), 0)
+
+    report = jaxbp.check_gradients(fn, normal(4, 3), jnp.asarray([1, -1, 0, 2]), gradient=hand)
+    assert [finding.cause for finding in report.findings] == ["jit"], str(report)
+    assert "integer arrays" in report.findings[0].detail
