@@ -157,19 +157,22 @@ def _jit(check: Check) -> list[Finding]:
     except Exception as error:
         return _refused(check, "jit", error, jax.jit(check.target.plain), check.leaves(check.points[0]))
     i, error = difference(compiled, check.eager)
-    with_integers = check.rule.with_integers()
     where = "under jit"
-    if not error > _limit(check, i) and with_integers is not None:
+    if error > _limit(check, i):
+        if _only_rounding(check, compiled):
+            return []
+    else:
+        with_integers = check.rule.with_integers()
+        if with_integers is None:
+            return []
         try:
             compiled = _run(check, with_integers)
         except Exception:
             return []  # they may have to be known: a length, an axis
         where = "under jit with the integer arrays as arguments"
         i, error = difference(compiled, check.eager)
-    if not error > _limit(check, i):
-        return []
-    if where == "under jit" and _only_rounding(check, compiled):
-        return []
+        if not error > _limit(check, i):
+            return []
     truth = check.truth[0]
     right = (
         "the compiled one" if difference(compiled, truth)[1] < difference(check.eager, truth)[1] else ""

@@ -27,11 +27,11 @@ GRADUAL = (1e4, 1e-3)  # more than so many roundings and less than so much: neit
 def not_to_be_judged(check: Check) -> list[int]:
     """The far points at which a difference says nothing about the gradient; each is noted."""
     dropped = []
+    near = [q for q, point in enumerate(check.points) if not point.label.startswith(FAR)]
     for q, point in enumerate(check.points):
         if not point.label.startswith(FAR):
             continue
         wrong = [i for i in range(len(check.target.leaves)) if check.verdicts.is_wrong_at(i, q)]
-        near = _near(check)
         wrong = [i for i in wrong if not any(check.verdicts.is_wrong_at(i, p) for p in near)]
         if not wrong:
             continue
@@ -48,10 +48,6 @@ def not_to_be_judged(check: Check) -> list[int]:
         check.report.notes.append(f"{names}: not judged {point.label}: {why}")
         dropped.append(q)
     return dropped
-
-
-def _near(check: Check) -> list[int]:
-    return [q for q, point in enumerate(check.points) if not point.label.startswith(FAR)]
 
 
 def _gradual(check: Check, q: int, wrong: list[int]) -> float:

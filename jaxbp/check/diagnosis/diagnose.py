@@ -31,11 +31,10 @@ def diagnose(case: Case) -> list[Finding]:
     if other is not None:
         words, short = other
         made = _diagnose(short, guess=False)
+        case.used = short.used
         if all(f.cause != "unknown" and "share" not in f.evidence for f in made):
             case.notes.append(f"the function is equal to {words}, and was looked at as that")
-            case.used = short.used
             return made
-        case.used = short.used
     return _diagnose(case)
 
 

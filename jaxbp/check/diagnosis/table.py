@@ -84,13 +84,8 @@ def _build(case: Case, kind: str) -> Table | None:
         return _given(case, sites, at, formulas.guesses(sites, known[0]), [{} for _ in known])
     if kind == "shadows":
         known = recorded(case)
-        return _given(
-            case,
-            sites,
-            at,
-            [*shadows.guesses(sites, known[0]), *stages.guesses(sites, known[0])],
-            [{} for _ in known],
-        )
+        made = [*shadows.guesses(sites, known[0]), *stages.guesses(sites, known[0])]
+        return _given(case, sites, at, made, [{} for _ in known])
     if kind == "edges":
         return _weighted(case, sites, at, sites.edges(), groups=True)
     if kind == "rows":

@@ -67,8 +67,8 @@ def edge(case: Case, sites: Sites, choice: Edge | Together, amount: float, names
         evidence["factor"] = 0.5
     elif known_number:
         cause = "scale"
-        what = f"the contribution that comes back through {HERE} is {weight:.6g} times its size"
-        what += f": {known_number}"
+        size = f"{weight:.6g} times its size: {known_number}"
+        what = f"the contribution that comes back through {HERE} is {size}"
         evidence["factor"] = weight
     elif abs(weight) < near and _one_of_the_cases(sites, op, k):
         cause = "wrong-activation" if op.within else "missing-rows"
@@ -120,11 +120,9 @@ def _without_numbers(sites: Sites, v: Any) -> Any:
     if op is None or op.primitive.name not in ("mul", "div", "neg"):
         return v
     live = [k for k in range(len(op.inputs)) if sites.is_live(op, k)]
-    return (
-        _without_numbers(sites, op.inputs[0])
-        if live == [0]
-        else (_without_numbers(sites, op.inputs[1]) if live == [1] and op.primitive.name == "mul" else v)
-    )
+    if len(live) != 1 or (op.primitive.name == "div" and live == [1]):
+        return v
+    return _without_numbers(sites, op.inputs[live[0]])
 
 
 def left_out(sites: Sites, op: Op, k: int, weight: float) -> str:

@@ -1,4 +1,4 @@
-"""What a loop hands on: an error of the next turn that is dropped, a mask of another turn."""
+"""What a loop hands on to its next turn, whose error is dropped on the way back."""
 
 from __future__ import annotations
 

@@ -78,9 +78,7 @@ class Instead:
     shape: tuple[int, ...] | None = None
     whole: bool = False  # `make` gives every result, and all of them are replaced
     tag: Any = None  # tells edits apart that belong together
-    about: str = (
-        ""  # what `words` speak of: the "error" through an operand, that to a "result", the "walk"
-    )
+    about: str = ""  # of what `words` speak: the "error" of an operand, that of a "result", the "walk"
 
     @property
     def entries(self) -> int:

@@ -163,14 +163,8 @@ def half_handed_on(sites: Sites) -> Iterator[Instead]:
                 deeper = [m for m in range(len(inner.inputs)) if sites.is_live(inner, m)]
                 for m in deeper if len(deeper) > 1 and len(inner.outputs) == 1 else ():
                     words = f"not handed on to operand {m} of `{inner.name}`, from which that value comes"
-                    yield Instead(
-                        op,
-                        k,
-                        _without(op, k, [(maker, n), (inner, m)]),
-                        "missing-path",
-                        words,
-                        about="error",
-                    )
+                    make = _without(op, k, [(maker, n), (inner, m)])
+                    yield Instead(op, k, make, "missing-path", words, about="error")
 
 
 def _without(op: Op, k: int, chain: list[tuple[Op, int]]) -> Any:

@@ -140,9 +140,8 @@ def _refilled(op: Op) -> Iterator[Instead]:
     shape = op.out_avals[0].shape
     if op.primitive.name == "transpose":
         make = lambda x, y, env, given: jnp.reshape(x[0], shape)  # noqa: E731
-        yield Instead(
-            op, 0, make, "transpose", "taken reshaped where it has to be transposed", about="error"
-        )
+        words = "taken reshaped where it has to be transposed"
+        yield Instead(op, 0, make, "transpose", words, about="error")
         return
     before = op.in_avals[0].shape
     for a, b in itertools.combinations([a for a, n in enumerate(before) if n > 1][: MOST_AXES + 1], 2):

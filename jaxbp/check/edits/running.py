@@ -17,14 +17,8 @@ from jaxbp.check.operations import Editor, Op, is_float
 def running(op: Op) -> Iterator[Instead]:
     """A running sum or product, the wrong way round or without each entry's own term."""
     reverse = op.params["reverse"]
-    yield Instead(
-        op,
-        0,
-        _summed(op, not reverse, own=True),
-        "flip",
-        "run in the direction of the forward pass",
-        about="walk",
-    )
+    words = "run in the direction of the forward pass"
+    yield Instead(op, 0, _summed(op, not reverse, own=True), "flip", words, about="walk")
     words = "run without each entry's own term: off by one"
     yield Instead(op, 0, _summed(op, reverse, own=False), "missing-rows", words, about="walk")
     words = "run over each entry's own term alone: what it does to later ones is forgotten"

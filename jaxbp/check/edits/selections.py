@@ -63,14 +63,8 @@ def _moved_mask(op: Op, live: list[int]) -> Iterator[Instead]:
                 kept = [v if k in live else jax.lax.stop_gradient(v) for k, v in enumerate(x)]
                 return again(op, [jnp.roll(x[0], s, a), *kept[1:]])
 
-            yield Instead(
-                op,
-                -1,
-                make,
-                "missing-rows",
-                f"chosen by its mask, moved by {step} along axis {axis}",
-                about="result",
-            )
+            words = f"chosen by its mask, moved by {step} along axis {axis}"
+            yield Instead(op, -1, make, "missing-rows", words, about="result")
 
 
 def _only_inside(sites: Sites, op: Op) -> Iterator[Instead]:

@@ -47,11 +47,8 @@ def factors(sites: Sites, region: Region, known: Values) -> Iterator[tuple[str, 
     if u is not None and np.shape(known[u]) == full:
         yield f"the exponential of {_name(sites, u)}", lambda env: exponential(env[u]), "scale"
     if {"exp", "log"} <= {op.primitive.name for op in region.ops} and not region.reduced:
-        yield (
-            "the exponential of its result",
-            lambda env: np.exp(env[result].reshape(full)),
-            "wrong-activation",
-        )
+        of_result = lambda env: np.exp(env[result].reshape(full))  # noqa: E731
+        yield "the exponential of its result", of_result, "wrong-activation"
 
 
 def lost(value: Any, of_array: str = "missing-path") -> str:

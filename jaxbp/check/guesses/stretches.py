@@ -26,6 +26,7 @@ from jaxbp.check.oracle import float64, quick_jit
 
 Values = dict[int, Any]
 MOST_OTHERS = 8
+AT_ANGLE_0 = {"sin": 1.0, "cos": 0.0}
 UNTURNED = "at the angle 0: what is not turned yet stands for what is"
 KINKED = ("max", "min", "clamp", "abs")
 KINKED_RULES = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")
@@ -130,46 +131,47 @@ def guesses(sites: Sites, stretches: list[Stretch], known: Values) -> list[Guess
     return found
 
 
-def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterator[Guess]:
+Slips = list[tuple[str, str, Callable[[Values, np.ndarray], np.ndarray]]]
+
+
+def _own_formula(sites: Sites, stretch: Stretch, kinked: bool) -> Slips:
+    """The right derivative at the wrong place, or with a factor too many or too few."""
     u, h = stretch.start, stretch.end.outputs[0]
-    own: list[tuple[str, str, Callable[[Values, np.ndarray], np.ndarray]]] = [
-        ("wrong-point", "at the output instead of the input", lambda env, s: s[1]),
+    first, last = (stretch.ops[n].primitive.name for n in (0, -1))
+    array, maker = bool(sites.shape[h]), sites.producer.get(u)
+    norm = array and first == "sqrt" and maker is not None and maker.primitive.name == "reduce_sum"
+    by_output = "wrong-point" if norm else "scale"  # of a norm: a vector not divided by its length
+    negated: Slips = [("wrong-point", "at the negated input", lambda env, s: s[2])]
+    slips: Slips = [
         ("wrong-activation", "twice over", lambda env, s: s[0] ** 2),
         ("missing-rows", "only where its input is positive, else 0", lambda e, s: s[0] * (e[u] > 0)),
         ("missing-rows", "only where its input is negative, else 0", lambda e, s: s[0] * (e[u] < 0)),
         ("sign", "without its sign", lambda env, s: np.abs(s[0])),
-        ("wrong-point", "at the negated input", lambda env, s: s[2]),
+        *negated,
         ("scale", "times its own input, once too often", lambda e, s: s[0] * e[u]),
         ("scale", "divided by its own input", lambda e, s: s[0] / e[u]),
-        ("scale", "times its own output, once too often", lambda e, s: s[0] * e[h]),
-        ("scale", "divided by its own output", lambda e, s: s[0] / e[h]),
+        (by_output, "times its own output, once too often", lambda e, s: s[0] * e[h]),
         ("wrong-activation", "with 0 and not 0 exchanged", lambda env, s: np.where(s[0] == 0, 1.0, 0.0)),
     ]  # fmt: skip
-    if stretch.ops[-1].primitive.name in ("exp", "exp2") and sites.shape[h]:
-        own = [one for one in own if "divided by its own output" not in one[1]]  # as of the identity
+    if not (array and last in ("exp", "exp2")):  # there it is the derivative of the identity
+        slips.append((by_output, "divided by its own output", lambda e, s: s[0] / e[h]))
+    if not kinked:  # its output may be on the kink, where its input is beyond
+        at_output = ("wrong-point", "at the output instead of the input", lambda env, s: s[1])
+        slips.insert(0, at_output)
+    return negated + slips if last == "abs" else slips  # at |x| and at -x its slopes differ by a sign
+
+
+def _of_stretch(slot: Instead, stretch: Stretch, n: int, sites: Sites) -> Iterator[Guess]:
+    u, h = stretch.start, stretch.end.outputs[0]
     bent = [op for op in stretch.ops if _curved(op)]
-    norm = sites.producer.get(u)
-    if stretch.ops[0].primitive.name == "sqrt" and norm is not None and sites.shape[h]:
-        own = [  # a vector that is not divided by its length
-            ("wrong-point" if norm.primitive.name == "reduce_sum" and "own output" in w else c, w, f)
-            for c, w, f in own
-        ]
     kinked = all(op.primitive.name in KINKED or op.name in KINKED_RULES for op in bent)
-    own = own[1:] if kinked else own  # its output may be on the kink, where its input is beyond
-    of_abs = stretch.ops[-1].primitive.name == "abs"  # at |x| and at -x its slopes are others by a sign
-    for cause, words, make in own[3:4] + own if of_abs else own:
+    for cause, words, make in _own_formula(sites, stretch, kinked):
         yield Guess(slot, cause, words, lambda env, s, f=make: f(env, s[n]))
-    if len(stretch.ops) == 1 and stretch.ops[0].primitive.name in ("sin", "cos"):
-        slope = 1.0 if stretch.ops[0].primitive.name == "sin" else 0.0
+    if len(stretch.ops) == 1 and stretch.ops[0].primitive.name in AT_ANGLE_0:
+        slope = AT_ANGLE_0[stretch.ops[0].primitive.name]
         still = lambda env, s, k=slope: np.full_like(s[n][0], k)  # noqa: E731
-        yield Guess(
-            slot,
-            "wrong-point",
-            UNTURNED,
-            still,
-            rank=1,
-            ways=(("together", "angle", u), ("together", "angle")),
-        )
+        several = ("together", "angle", u), ("together", "angle")
+        yield Guess(slot, "wrong-point", UNTURNED, still, rank=1, ways=several)
     likely = any(op.kind == "rule" or op.primitive.name in ACTIVATING for op in stretch.ops)
     bounds = sum(op.primitive.name in ("max", "min") for op in stretch.ops)
     clipped = bounds > 0 or any(op.primitive.name == "clamp" for op in stretch.ops)
