@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +129,9 @@ class Layer(ABC):
 
     # What is not a derivative, with the defaults that all but a few layers want.
 
+    fewest_examples: ClassVar[int] = 1
+    """how many examples a batch must have for the statistics that training takes of it"""
+
     def trainable(self, params: PyTree) -> PyTree:
         """A mask of booleans shaped like `params`: `False` where an optimizer must not touch."""
         return jax.tree.map(lambda _: True, params)
@@ -195,6 +198,11 @@ def leaves(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
         yield path, layer
     for name, part in children(layer):
         yield from leaves(part, f"{path}.{name}" if path else name)
+
+
+def smallest_batch(net: Layer) -> int:
+    """How many examples a training batch of `net` must have at least: 2 where a `BatchNorm` is in it."""
+    return max(leaf.fewest_examples for _, leaf in leaves(net))
 
 
 def map_leaves(fn: Callable[[Layer], Layer], layer: Layer) -> Layer:

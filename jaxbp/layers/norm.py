@@ -21,6 +21,12 @@ a group, three paths lead from `x_j` to `L`:
 Dropping the second or third path is the classic mistake; errors `g` that are all equal hide it. What is
 kept is `x` (which the layer before often keeps anyway) with `μ` and `r`; `x̂` is computed again from
 them, which costs less than a second array of the size of `x`. Statistics run in float32 at least.
+
+Under a large offset (a row of 768 entries near 12345, say) the rounding of `μ` alone is as large as the
+deviation. So `μ` is kept in two parts, `μ = a + ⟨x - a⟩` with one entry `a` of the group, and both are
+subtracted in turn: `x - a` is exact where offset ≫ deviation, and never large, for no entry of a group
+lies further than `√N` deviations from its mean (`N v = Σ_j (x_j - μ)² ≥ (a - μ)²`). This costs one more
+subtraction and no pass over `x`.
 """
 
 from __future__ import annotations
@@ -48,6 +54,8 @@ from jaxbp.layer import (
 )
 from jaxbp.precision import Precision, PrecisionField, wide
 
+Parts = tuple[Array, ...]  # of a mean: their sum
+
 
 def _check_epsilon(layer: Any) -> None:
     require_positive(layer.epsilon, f"{type(layer).__name__}: epsilon")
@@ -56,6 +64,13 @@ def _check_epsilon(layer: Any) -> None:
 def _sum_to_features(z: Array, like: Array) -> Array:
     """`Σ z` over all axes but the last, in the dtype of the parameter `like`."""
     return jnp.sum(z, axis=tuple(range(z.ndim - 1))).astype(like.dtype)
+
+
+def _centred(x: Array, mu: Parts) -> Array:
+    """`x - μ`, part by part: added up, the parts would lose what they are there for."""
+    for part in mu:
+        x = x - part
+    return x
 
 
 class _Norm(Layer):
@@ -68,6 +83,10 @@ class _Norm(Layer):
     @abstractmethod
     def mean(self, z: Array) -> Array:
         """`⟨z⟩`: the mean over the group of every entry, in a shape that broadcasts to that of `z`."""
+
+    @abstractmethod
+    def first(self, z: Array) -> Array:
+        """One entry of every group, in the shape of `mean(z)`."""
 
     def init(self, key: Any, x: Any) -> Any:
         self._check(x)
@@ -99,19 +118,20 @@ class _Norm(Layer):
             "offset": _sum_to_features(delta, params["offset"]),
         }
 
-    def _statistics(self, x: Array) -> tuple[Array, Array]:
+    def _statistics(self, x: Array) -> tuple[Parts, Array]:
         """`μ` and `v`, in two passes: the difference `⟨x²⟩ - μ²` would lose its digits."""
         x = x.astype(self._compute(x))
-        mu = self.mean(x)
-        return mu, self.mean(jnp.square(x - mu))
+        a = self.first(x)
+        mu = (a, self.mean(x - a))
+        return mu, self.mean(jnp.square(_centred(x, mu)))
 
-    def _affine(self, params: Any, x: Array, mu: Array, r: Array) -> Array:
+    def _affine(self, params: Any, x: Array, mu: Parts, r: Array) -> Array:
         x_hat = self._standard(x, mu, r)
         y = x_hat * self._spread(params["scale"], x_hat) + self._spread(params["offset"], x_hat)
         return y.astype(self.precision.output or x.dtype)
 
-    def _standard(self, x: Array, mu: Array, r: Array) -> Array:
-        return (x.astype(r.dtype) - mu) * r
+    def _standard(self, x: Array, mu: Parts, r: Array) -> Array:
+        return _centred(x.astype(r.dtype), mu) * r
 
     def _spread(self, feature: Array, like: Array) -> Array:
         return jnp.broadcast_to(feature.astype(like.dtype), like.shape)
@@ -159,6 +179,9 @@ class LayerNorm(_Norm):
     def mean(self, z: Array) -> Array:
         return jnp.mean(z, axis=-1, keepdims=True)
 
+    def first(self, z: Array) -> Array:
+        return z[..., :1]
+
 
 @dataclass(frozen=True, repr=False)
 class GroupNorm(_Norm):
@@ -192,6 +215,12 @@ class GroupNorm(_Norm):
         means = jnp.mean(grouped, axis=(1, 3))
         return jnp.repeat(means, size, axis=1).reshape(batch, *(1 for _ in positions), features)
 
+    def first(self, z: Array) -> Array:
+        size = z.shape[-1] // self.groups
+        ends = (z.shape[0], *(1 for _ in z.shape[1:-1]), z.shape[-1])
+        entries = lax.slice(z, (0,) * z.ndim, ends, (*(1 for _ in z.shape[:-1]), size))
+        return jnp.repeat(entries, size, axis=-1)
+
     def _check_rank(self, x: Any, least: int = 2) -> None:
         super()._check_rank(x, least)
         if x.shape[-1] % self.groups:
@@ -214,7 +243,10 @@ class BatchNorm(_Norm):
         mean := m · mean + (1 - m) μ,    var := m · var + (1 - m) v,    m = momentum
 
     (`v` divides by `N`, as the forward pass and Flax do; torch keeps `N - 1`, and calls `1 - m` its
-    momentum.) `trainable` marks them `False`, so that no optimizer decays them.
+    momentum.) `trainable` marks them `False`, so that no optimizer decays them. One entry a feature
+    (`N = 1`, a batch of one row) has a mean and no variance: `mean` moves, `var` stays. Such a batch
+    also learns nothing, since `y = β` and `∂L/∂x = 0`, so `smallest_batch` asks for two examples (torch
+    raises an error).
 
     Across devices. Where the batch is sharded under `jit`, every mean is over the whole of it, forward
     and back, and nothing is to be done. Inside `shard_map`, `pmap` or a named `vmap`, a layer sees its
@@ -228,9 +260,8 @@ class BatchNorm(_Norm):
     These are the true derivatives of what is computed, so they are not 0; `make_step` leaves the
     statistics alone all the same. Keeps `x`, and `μ` and `r` of `[1, ..., 1, features]`, in training `v`.
 
-    It mixes examples: per-example gradients of a net in training mode are not defined. With one entry a
-    feature (`N = 1`) `y = β` and `∂L/∂x = 0`. Raises `InputError` as `LayerNorm` does, and for a
-    momentum outside [0, 1]. Source: Ioffe and Szegedy 2015.
+    It mixes examples: per-example gradients of a net in training mode are not defined. Raises
+    `InputError` as `LayerNorm` does, and for a momentum outside [0, 1]. Source: Ioffe and Szegedy 2015.
     """
 
     momentum: float = 0.9
@@ -239,6 +270,7 @@ class BatchNorm(_Norm):
     precision: Any = PrecisionField()
 
     names: ClassVar[tuple[str, ...]] = ("scale", "offset", "mean", "var")
+    fewest_examples: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         _check_epsilon(self)
@@ -248,7 +280,13 @@ class BatchNorm(_Norm):
             object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
     def mean(self, z: Array) -> Array:
-        own = jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True)
+        return self._shared(jnp.mean(z, axis=tuple(range(z.ndim - 1)), keepdims=True))
+
+    def first(self, z: Array) -> Array:
+        """Across devices the mean of the first entries: all subtract the same."""
+        return self._shared(z[(slice(1),) * (z.ndim - 1)])
+
+    def _shared(self, own: Array) -> Array:
         return own if self.axis_name is None else lax.pmean(own, self.axis_name)
 
     def init(self, key: Any, x: Any) -> Any:
@@ -265,9 +303,11 @@ class BatchNorm(_Norm):
             mu, var = self._statistics(x)
         else:
             shape, dtype = (1,) * (x.ndim - 1) + x.shape[-1:], self._compute(x)
-            mu, var = (params[name].astype(dtype).reshape(shape) for name in ("mean", "var"))
+            mean, var = (params[name].astype(dtype).reshape(shape) for name in ("mean", "var"))
+            mu = (mean,)
         r = lax.rsqrt(var + self.epsilon)
-        return self._affine(params, x, mu, r), (x, mu, r, var if train else Static("running"))
+        kept = (var if self._entries(x) > 1 else None) if train else Static("running")
+        return self._affine(params, x, mu, r), (x, mu, r, kept)
 
     def pull(
         self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
@@ -297,12 +337,19 @@ class BatchNorm(_Norm):
         _, mu, _, var = saved
         if isinstance(var, Static):
             return params
+        near, rest = mu
 
         def move(old: Array, new: Array) -> Array:
             moved = self.momentum * old + (1 - self.momentum) * new.reshape(old.shape).astype(old.dtype)
             return moved.astype(old.dtype)
 
-        return {**params, "mean": move(params["mean"], mu), "var": move(params["var"], var)}
+        moved = {**params, "mean": move(params["mean"], near + rest)}
+        return moved if var is None else {**moved, "var": move(params["var"], var)}
+
+    def _entries(self, x: Any) -> int:
+        """`N`: over how many entries each mean goes."""
+        devices = 1 if self.axis_name is None else lax.psum(1, self.axis_name)
+        return devices * prod(x.shape[:-1])
 
 
 @dataclass(frozen=True, repr=False)
@@ -332,6 +379,9 @@ class RMSNorm(_Norm):
 
     def mean(self, z: Array) -> Array:
         return jnp.mean(z, axis=-1, keepdims=True)
+
+    def first(self, z: Array) -> Array:
+        return z[..., :1]
 
     def init(self, key: Any, x: Any) -> Any:
         return {"scale": super().init(key, x)["scale"]}

@@ -23,6 +23,7 @@ from jaxbp import (
     make_step,
     value_and_grad,
 )
+from jaxbp.layer import smallest_batch
 from tests.devices import on_four_devices
 from tests.proof import like, normal
 
@@ -86,6 +87,82 @@ def test_a_step_moves_statistics_in_a_stack_and_no_optimizer_touches_them() -> N
     assert not np.allclose(after[1][0]["scale"], params[1][0]["scale"])
 
 
+NORMS = [LayerNorm(), GroupNorm(1), GroupNorm(2), GroupNorm(6), BatchNorm()]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=repr)
+@pytest.mark.parametrize("features", [6, 768])
+@pytest.mark.parametrize("offset", [12345.678, -3e7])
+def test_a_constant_is_normalised_to_zero_however_large_it_is(norm, features, offset) -> None:
+    """The mean of 768 equal numbers, as rounded, is another number: no deviation for all that."""
+    x = jnp.full((5, 3, features), offset, "float32")
+    params = norm.init(jax.random.key(0), x)
+    for run in (norm.forward, jax.jit(norm.forward)):
+        y, saved = run(params, x, Train())
+        np.testing.assert_array_equal(y, jnp.zeros_like(x))
+        moved = norm.update_statistics(params, saved)
+        if "var" in moved:
+            np.testing.assert_allclose(moved["var"], 0.9, rtol=1e-6)
+            np.testing.assert_allclose(moved["mean"], 0.1 * np.asarray(x)[0, 0], rtol=1e-6)
+
+
+def passes(layer, params, x, dy):
+    y, saved = layer.forward(params, x, Train())
+    dparams, dx = layer.backward(params, saved, dy)
+    moved = layer.update_statistics(params, saved)
+    return {"y": y, "dx": dx, "dparams": dparams, "moved": moved}
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=repr)
+@pytest.mark.parametrize("shape", [(3, 2, 768), (97, 1, 6)], ids=str)
+@pytest.mark.parametrize("offset", [12345.678, -3e6])
+@pytest.mark.parametrize(("dtype", "depth"), [("float32", 0), ("float32", 2), ("bfloat16", 0)])
+def test_a_large_offset_costs_no_digits(norm, shape, offset, dtype, depth) -> None:
+    """The bar does not grow with the offset; what the numbers of `dtype` say is the same in float64."""
+    spread = 1.0 if dtype == "float32" else abs(offset) / 64  # else all are the same bfloat16
+    x = (normal(1, shape, "float64") * spread + offset).astype(dtype)
+    x = x.at[0, 0, 0].add(jnp.asarray(20 * spread, dtype))  # an outlier comes first
+    layer = Stack(norm, depth) if depth else norm
+    params = layer.init(jax.random.key(0), x.astype("float32"))
+    params = jax.tree.map(jnp.add, params, like(2, params, 0.3))
+    dy = normal(3, shape, dtype)
+    got = jax.jit(passes, static_argnums=0)(layer, params, x, dy)
+    exact = jax.tree.map(lambda a: a.astype("float64"), (params, x, dy))
+    wanted = jax.jit(passes, static_argnums=0)(layer, *exact)
+    bar = 4 * np.sqrt(x.size) * 2**-24 + (2**-8 if dtype == "bfloat16" else 0)
+
+    def same(a, b):
+        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+        assert np.max(np.abs(a - b)) <= 2 * bar * max(np.max(np.abs(b)), 1.0)
+
+    jax.tree.map(same, got, wanted)
+
+
+def test_one_row_has_a_mean_and_no_variance() -> None:
+    """The running mean moves and the variance stays; more positions, or devices, make a variance."""
+    layer, one = BatchNorm(), X[:1, 0]
+    params = like(2, layer.init(jax.random.key(0), X))
+    moved = layer.update_statistics(params, layer.forward(params, one, Train())[1])
+    np.testing.assert_allclose(moved["mean"], 0.9 * params["mean"] + 0.1 * one[0], rtol=1e-12)
+    np.testing.assert_array_equal(moved["var"], params["var"])
+    image = layer.update_statistics(params, layer.forward(params, X[:1], Train())[1])
+    expected = 0.9 * params["var"] + 0.1 * np.var(X[0], 0)
+    np.testing.assert_allclose(image["var"], expected, rtol=1e-12)
+
+    def share(x):
+        shared = BatchNorm(axis_name="rows")
+        return shared.update_statistics(params, shared.forward(params, x, Train())[1])
+
+    apart = jax.vmap(share, out_axes=None, axis_name="rows")(X[0, :, None])
+    np.testing.assert_allclose(apart["var"], expected, rtol=1e-12)
+
+
+def test_how_many_examples_a_network_needs() -> None:
+    plain, body = Chain(Dense(4), LayerNorm()), Residual(Chain(BatchNorm(), Dense(4)))
+    nets = [plain, BatchNorm(), Chain(plain, Stack(body, 2))]
+    assert [smallest_batch(net) for net in nets] == [1, 2, 2]
+
+
 def test_repeated_batches_bring_evaluation_to_training() -> None:
     layer = BatchNorm(momentum=0.5)
     params, x = layer.init(jax.random.key(0), X), 3.0 * X + 1.0
@@ -99,7 +176,7 @@ def test_narrow_inputs_have_wide_statistics() -> None:
     x = (normal(1, (64, 8), "float32") + np.float32(100)).astype(jnp.bfloat16)
     layer = BatchNorm()
     params = layer.init(jax.random.key(0), x)
-    y, (_, mu, r, var) = layer.forward(params, x, Train())
+    y, (_, (_, mu), r, var) = layer.forward(params, x, Train())
     assert params["mean"].dtype == mu.dtype == r.dtype == var.dtype == jnp.float32
     assert params["scale"].dtype == y.dtype == jnp.bfloat16
     mixed = LayerNorm(precision=Precision("float32", output="bfloat16"))
