@@ -17,6 +17,8 @@ import numpy as np
 from jax.extend import core
 from scipy import special
 
+from jaxbp import jaxprs
+
 
 def interpret(fn: Callable[..., Any], *like: Any) -> Callable[..., Any]:
     """`fn` as traced on arguments like these, run by NumPy."""
@@ -25,7 +27,7 @@ def interpret(fn: Callable[..., Any], *like: Any) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         with np.errstate(all="ignore"):
-            flat = run(program.jaxpr, program.consts, jax.tree.leaves(args))
+            flat = run(*jaxprs.opened(program), jax.tree.leaves(args))
         return jax.tree.unflatten(structure, flat)
 
     return call
@@ -49,14 +51,12 @@ def run(program: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
 def _evaluate(equation: Any, inputs: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        return _scan(params, inputs)
+        return _scan(equation, inputs)
     if name == "cond":
-        branch = params["branches"][int(inputs[0])]
-        return run(branch.jaxpr, branch.consts, inputs[1:])
-    for field in ("jaxpr", "call_jaxpr"):  # a function inside: jit, custom_jvp_call, …
-        if field in params and name != "while":
-            inner = params[field]
-            return run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
+        return run(*jaxprs.opened(params["branches"][int(inputs[0])]), inputs[1:])
+    inner = jaxprs.called(equation)
+    if inner is not None:
+        return run(*jaxprs.opened(inner), inputs)
     rule = TABLE.get(name)
     if rule is None or any(jnp.issubdtype(v.dtype, jax.dtypes.prng_key) for v in inputs):
         result = equation.primitive.bind(*map(jnp.asarray, inputs), **params)
@@ -72,16 +72,17 @@ def _array(value: Any) -> Any:
     return value if keys else np.asarray(value)
 
 
-def _scan(params: Any, inputs: list[Any]) -> list[Any]:
-    consts, carries = params["num_consts"], params["num_carry"]
-    inner, length = params["jaxpr"], params["length"]
-    carry, turns = inputs[consts : consts + carries], []
-    for t in reversed(range(length)) if params["reverse"] else range(length):
-        parts = [x[t] for x in inputs[consts + carries :]]
-        out = run(inner.jaxpr, inner.consts, [*inputs[:consts], *carry, *parts])
-        carry = out[:carries]
-        turns.append(out[carries:])
-    turns = turns[::-1] if params["reverse"] else turns
+def _scan(equation: Any, inputs: list[Any]) -> list[Any]:
+    loop = jaxprs.loop_of(equation)
+    fixed, carry, sequences = loop.divide(inputs)
+    turns = []
+    for t in loop.turns():
+        out = run(*jaxprs.opened(loop.body), [*fixed, *carry, *(x[t] for x in sequences)])
+        carry = out[: loop.carry]
+        turns.append(out[loop.carry :])
+    if not turns:
+        return [*carry, *(np.zeros(v.aval.shape, v.aval.dtype) for v in equation.outvars[loop.carry :])]
+    turns = turns[::-1] if loop.reverse else turns
     return [*carry, *(np.stack(steps) for steps in zip(*turns, strict=True))]
 
 
@@ -144,7 +145,7 @@ def _dot(a: Any, b: Any, dimension_numbers: Any, preferred_element_type: Any = N
     right = np.transpose(b, [*batch_b, *contract_b, *free_b])
     rows, columns, many = (int(np.prod(n)) for n in (*outer, inner))
     y = left.reshape(*batch, rows, many) @ right.reshape(*batch, many, columns)
-    return y.reshape(*batch, *outer[0], *outer[1]).astype(preferred_element_type or y.dtype)
+    return y.reshape((*batch, *outer[0], *outer[1])).astype(preferred_element_type or y.dtype)
 
 
 def _broadcast(x: Any, *_: Any, shape: Any, broadcast_dimensions: Any, **__: Any) -> Any:

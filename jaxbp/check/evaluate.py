@@ -104,28 +104,20 @@ def _rule(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
 
 
 def _scan(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:
-    consts, carry = scan_counts(op.params)
-    fixed, init, xs = operands[:consts], operands[consts : consts + carry], operands[consts + carry :]
+    loop = op.loop
+    fixed, init, xs = loop.divide(operands)
     init = [jnp.asarray(v) for v in init]
 
     def body(state: list[Any], x: tuple[Any, list[Any]]) -> Any:
         editor.begin()
         editor.turn(op, x[0])
         outs = run(op.bodies[0], [*fixed, *state, *x[1]], editor, wide)
-        return outs[:carry], (outs[carry:], editor.end())
+        return outs[: loop.carry], (outs[loop.carry :], editor.end())
 
-    turns = jnp.arange(op.params["length"], dtype=np.int32)
-    state, (ys, left) = jax.lax.scan(body, init, (turns, xs), reverse=op.params["reverse"])
+    turns = jnp.arange(loop.length, dtype=np.int32)
+    state, (ys, left) = jax.lax.scan(body, init, (turns, xs), reverse=loop.reverse)
     editor.keep(left)
     return [*state, *ys]
-
-
-def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan are held fixed, and how many are carried."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(list(consts)), len(list(carry))
 
 
 def _while(op: Op, operands: list[Any], editor: Editor, wide: bool) -> list[Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp import jaxprs
+
 
 @dataclass(frozen=True)
 class Place:
@@ -59,6 +61,11 @@ class Op:
     @property
     def name(self) -> str:
         return self.within if self.kind == "rule" else self.primitive.name
+
+    @property
+    def loop(self) -> jaxprs.Loop:
+        """How the operands of a `scan` divide."""
+        return jaxprs.loop(self.params, self.in_avals, self.out_avals)
 
 
 @dataclass(eq=False)

@@ -18,13 +18,13 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
+from jaxbp import jaxprs
 from jaxbp.check.evaluate import run
 from jaxbp.check.operations import Constant, Editor, Op, Place, Scope
 
 JAX_FOLDER = os.path.dirname(jax.__file__) + os.sep
 CHECK_FOLDER = os.path.dirname(__file__) + os.sep
 FORMULAS = CHECK_FOLDER + os.path.join("diagnosis", "restated.py")  # stand for a user's function
-INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_vjp_call")
 
 
 @dataclass(eq=False)
@@ -71,16 +71,13 @@ def has_rule(fn: Callable[..., Any], values: Sequence[Any]) -> bool:
     """Whether tracing `fn` meets a custom derivative rule that is not JAX's own."""
 
     def search(jaxpr: Any) -> bool:
-        jaxpr, _ = _open(jaxpr)
-        for eqn in jaxpr.eqns:
+        for eqn in jaxprs.opened(jaxpr)[0].eqns:
             if eqn.primitive.name == "custom_vjp_call":
                 return True
             if eqn.primitive.name == "custom_jvp_call" and _inlined(eqn) is not None:
                 return True
-            for param in eqn.params.values():
-                for part in param if isinstance(param, tuple | list) else (param,):
-                    if (hasattr(part, "eqns") or hasattr(part, "jaxpr")) and search(part):
-                        return True
+            if any(map(search, jaxprs.programs(eqn))):
+                return True
         return False
 
     return search(jax.make_jaxpr(fn)(*values))
@@ -98,7 +95,7 @@ class _Reader:
         return self.count
 
     def scope(self, closed: Any, place: Place | None = None, within: str = "") -> Scope:
-        jaxpr, consts = _open(closed)
+        jaxpr, consts = jaxprs.opened(closed)
         inputs = [self.fresh() for _ in jaxpr.invars]
         ops: list[Op] = []
         outputs = self.body(jaxpr, consts, inputs, ops, place, within)
@@ -120,7 +117,7 @@ class _Reader:
             here, label = place or found, within or named
             inner = _inlined(eqn)
             if inner is not None:
-                called, captured = _open(inner)
+                called, captured = jaxprs.opened(inner)
                 label, library = _label(eqn, called, label)
                 outs = self.body(called, captured, operands, ops, here if library else place, label)
                 names.update(zip(eqn.outvars, outs, strict=True))
@@ -143,7 +140,7 @@ class _Reader:
             kind, bodies = "cond", [self.scope(b, place, within) for b in params["branches"]]
         elif primitive.name == "custom_jvp_call":
             kind, bodies = "rule", [self.scope(params["call_jaxpr"], here, within)]
-            within = _function_name(_open(params["call_jaxpr"])[0]) or "custom_jvp"
+            within = jaxprs.name_of(jaxprs.opened(params["call_jaxpr"])[0]) or "custom_jvp"
         avals = [v.aval for v in eqn.invars], [v.aval for v in eqn.outvars]
         return Op(primitive, params, operands, outputs, *avals, here, within, kind, bodies)
 
@@ -157,36 +154,24 @@ def _own(captured: Any, aval: Any) -> Constant:
     return Constant(captured if isinstance(captured, jax.Array) else np.array(captured, aval.dtype))
 
 
-def _open(jaxpr: Any) -> tuple[Any, Any]:
-    """`(jaxpr, consts)` of a closed or an open jaxpr (newer JAX has only one kind)."""
-    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-
-
 def _inlined(eqn: Any) -> Any:
     """The jaxpr to put in place of a call, or `None` for an operation of its own."""
-    if eqn.primitive.name in INLINED:
-        return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if eqn.primitive.name == "custom_jvp_call":
-        inner = eqn.params["call_jaxpr"]
-        return None if _file(_open(inner)[0]).startswith(JAX_FOLDER) else inner
-    return None
+    inner = jaxprs.called(eqn)
+    own = eqn.primitive.name == "custom_jvp_call" and _is_library(jaxprs.opened(inner)[0])
+    return None if own else inner
 
 
 def _label(eqn: Any, called: Any, within: str) -> tuple[str, bool]:
     """The name of the called function, and whether it is JAX's own (then the call is the place)."""
-    library = _file(called).startswith(JAX_FOLDER)
-    name = eqn.params.get("name") or _function_name(called)
+    if eqn.primitive.name in jaxprs.WRITTEN_OUT:
+        return within, True
+    library = _is_library(called)
+    name = eqn.params.get("name") or jaxprs.name_of(called)
     return (within or name if library else within), library
 
 
-def _file(jaxpr: Any) -> str:
-    info = getattr(jaxpr, "debug_info", None)
-    return getattr(info, "func_filename", None) or ""
-
-
-def _function_name(jaxpr: Any) -> str:
-    info = getattr(jaxpr, "debug_info", None)
-    return (getattr(info, "func_src_info", None) or "").split(" ")[0]
+def _is_library(jaxpr: Any) -> bool:
+    return jaxprs.file_of(jaxpr).startswith(JAX_FOLDER)
 
 
 def _place(eqn: Any) -> tuple[Place, str]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csr_array
 
+from jaxbp import jaxprs
 from jaxbp.check.autodiff import function_gradients
 from jaxbp.explain.graph import Block, Bundle, Web
 from jaxbp.explain.paths import Pass, Start, largest
@@ -122,7 +123,7 @@ def explain_function(
         wide = [jnp.asarray(value, jnp.float64) for _, value in pairs]
         closed = _traced(f, wide)
         starts = [reader.input(np.asarray(value)) for value in wide]
-        results = reader.run(closed.jaxpr, closed.consts, starts)
+        results = reader.run(*jaxprs.opened(closed), starts)
         if len(results) != 1 or results[0].array.size != 1:
             shapes = ", ".join(str(list(r.array.shape)) for r in results)
             got = f"shapes {shapes}" if results else "nothing"

@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp import jaxprs
 from jaxbp.explain.handlers import HANDLERS
 from jaxbp.explain.stages import Stage, Value, bind
 from jaxbp.explain.symbols import ONE, Expr, add, mul, name, num
@@ -25,7 +26,6 @@ MOVES = {
     "broadcast_in_dim", "concatenate", "dynamic_slice", "expand_dims", "gather", "rev", "reshape",
     "slice", "split", "squeeze", "transpose",
 }  # fmt: skip
-INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 SAME = {
     "convert_element_type",
     "copy",
@@ -64,7 +64,8 @@ class Reader:
         kind, params = equation.primitive.name, equation.params
         if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in equation.outvars):
             raise InputError(f"explain_function: {kind!r} makes complex numbers; expected real ones only")
-        if all(np.all(v.stage < 0) for v in inputs) and not _inner(params):
+        inner = jaxprs.called(equation)
+        if inner is None and all(np.all(v.stage < 0) for v in inputs):
             return self._fold(equation, inputs)
         if kind == "stop_gradient" or not any(
             jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.outvars
@@ -78,13 +79,11 @@ class Reader:
             return [HANDLERS[kind](self, equation, inputs)]
         if kind == "cond":
             index, *rest = inputs
-            closed = params["branches"][int(index.array)]
-            return self.run(closed.jaxpr, closed.consts, rest)
+            return self.run(*jaxprs.opened(params["branches"][int(index.array)]), rest)
         if kind == "scan":
-            return self._scan(params, inputs)
-        inner = _inner(params)
-        if inner is not None and kind != "while":
-            return self.run(*_open(inner), inputs)
+            return self._scan(jaxprs.loop_of(equation), inputs, equation.outvars)
+        if inner is not None:
+            return self.run(*jaxprs.opened(inner), inputs)
         row = TABLE.get(kind)
         if kind == "integer_pow":
             kind = "square" if params["y"] == 2 else kind
@@ -138,24 +137,20 @@ class Reader:
         self.stages[made].tie = kind in ("max", "min") and len(set(numbers)) == 1
         return made
 
-    def _scan(self, params: Any, inputs: list[Value]) -> list[Value]:
+    def _scan(self, loop: jaxprs.Loop, inputs: list[Value], made: Sequence[Any]) -> list[Value]:
         """The loop unrolled: constants, the carry, and one slice of every sequence a turn."""
-        consts, carry_count, length = params["num_consts"], params["num_carry"], params["length"]
-        fixed, carry, sequences = (
-            inputs[:consts],
-            inputs[consts : consts + carry_count],
-            inputs[consts + carry_count :],
-        )
-        turns = range(length)[::-1] if params["reverse"] else range(length)
+        fixed, carry, sequences = loop.divide(inputs)
         outputs: dict[int, list[Value]] = {}
-        for turn in turns:
+        for turn in loop.turns():
             slices = [Value(np.asarray(v.array[turn]), np.asarray(v.stage[turn])) for v in sequences]
-            result = self.run(*_open(params["jaxpr"]), [*fixed, *carry, *slices])
-            carry, outputs[turn] = result[:carry_count], result[carry_count:]
-        rows = [outputs[turn] for turn in range(length)]
+            result = self.run(*jaxprs.opened(loop.body), [*fixed, *carry, *slices])
+            carry, outputs[turn] = result[: loop.carry], result[loop.carry :]
+        if not outputs:
+            return [*carry, *(Value.constant(np.zeros(v.aval.shape)) for v in made[loop.carry :])]
+        rows = [outputs[turn] for turn in range(loop.length)]
         stacked = [
             Value(np.stack([r[i].array for r in rows]), np.stack([r[i].stage for r in rows]))
-            for i in range(len(rows[0]) if rows else 0)
+            for i in range(len(rows[0]))
         ]
         return [*carry, *stacked]
 
@@ -189,11 +184,3 @@ class Reader:
             return operands[0]
         formula = add(*parts) if len(parts) > 1 else parts[0]
         return self.new(formula, value, tuple(operands), tuple(slopes), kind)
-
-
-def _inner(params: Any) -> Any:
-    return next((params[key] for key in INNER if key in params and hasattr(params[key], "eqns")), None)
-
-
-def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())

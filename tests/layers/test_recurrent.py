@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp import GRU, LSTM, RNN, InputError, Precision
+from jaxbp import GRU, LSTM, RNN, InputError, Precision, jaxprs
 from tests.devices import on_four_devices
 from tests.proof import normal
 
@@ -55,10 +55,11 @@ def test_the_loops_do_one_product_a_step_and_carry_no_weight_gradient(cell) -> N
     forward, backward = scans(jaxpr)
     weights = {p.shape for p in params.values()} | {p.shape[::-1] for p in params.values()}
     for loop in (forward, backward):
-        body = loop.params["jaxpr"].jaxpr
+        inner = jaxprs.loop_of(loop)
+        body, _ = jaxprs.opened(inner.body)
         (product,) = products(body)
         assert product.outvars[0].aval.shape[0] == B
-        carries = body.outvars[: loop.params["num_carry"]]
+        carries = body.outvars[: inner.carry]
         assert {v.aval.shape for v in carries} == {(B, H)}
         assert not weights & {v.aval.shape for eqn in body.eqns for v in eqn.outvars}
     # outside: one for the inputs, one for dx, two for the weights, each over all steps at once

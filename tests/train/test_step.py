@@ -18,6 +18,7 @@ from jaxbp import (
     SquaredError,
     Tanh,
     Train,
+    jaxprs,
     make_epoch,
     make_step,
     value_and_grad,
@@ -195,10 +196,7 @@ def count_dots(jaxpr) -> int:
             a = eqn.invars[0].aval.shape
             total += 2 * int(np.prod(eqn.outvars[0].aval.shape)) * int(np.prod([a[i] for i in contract]))
         turns = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                total += turns * count_dots(inner)
+        total += turns * sum(map(count_dots, jaxprs.programs(eqn)))
     return total
 
 

@@ -69,8 +69,8 @@ def _sizes(case: Case) -> dict[int, str]:
             for n in getattr(aval, "shape", ()):
                 if n > 1:
                     found.setdefault(n, f"the length of an axis at {op.place}")
-        if op.kind == "scan" and op.params["length"] > 1:
-            found.setdefault(op.params["length"], f"the number of turns of the loop at {op.place}")
+        if op.kind == "scan" and op.loop.length > 1:
+            found.setdefault(op.loop.length, f"the number of turns of the loop at {op.place}")
     for shape, name in shapes:
         if len(shape) > 1 and math.prod(shape) > 1:
             found.setdefault(math.prod(shape), f"the number of entries of {name}")

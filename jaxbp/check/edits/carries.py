@@ -9,7 +9,7 @@ import jax
 
 from jaxbp.check.edits.edit import Rewired
 from jaxbp.check.edits.sites import Sites
-from jaxbp.check.evaluate import again, scan_counts
+from jaxbp.check.evaluate import again
 from jaxbp.check.operations import Op
 
 HERE, ON = 1, 2  # the value for what uses it in its turn, and for the next one
@@ -17,11 +17,10 @@ HERE, ON = 1, 2  # the value for what uses it in its turn, and for the next one
 
 def dropped(sites: Sites) -> Iterator[Rewired]:
     """A state whose error counts in its own turn alone: a cell that looks at one of two cotangents."""
-    for loop in sites.ops():
-        if loop.kind != "scan":
+    for holder in sites.ops():
+        if holder.kind != "scan":
             continue
-        body = loop.bodies[0]
-        _, carry = scan_counts(loop.params)
+        body, carry = holder.bodies[0], holder.loop.carry
         for v in body.outputs[:carry]:
             maker = sites.producer.get(v) if isinstance(v, int) else None
             uses = {

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxbp.check.edits.edit import Instead
 from jaxbp.check.edits.sites import Sites
-from jaxbp.check.evaluate import run, scan_counts
+from jaxbp.check.evaluate import run
 from jaxbp.check.operations import Editor, Op, is_float
 
 
@@ -55,13 +55,11 @@ def running_before(sites: Sites, op: Op) -> Iterator[Instead]:
 
 def wrong_way(op: Op) -> Any:
     """The loop with its values as they are, and its state handed on in the other direction."""
-    consts, carry = scan_counts(op.params)
-    still = jax.lax.stop_gradient
-    order = {"length": op.params["length"]}
+    loop, still = op.loop, jax.lax.stop_gradient
+    carry = loop.carry
 
     def make(inputs: list[Any], results: list[Any], env: dict, given: Any) -> list[Any]:
-        inputs = [jnp.asarray(x) for x in inputs]
-        fixed, init, xs = inputs[:consts], inputs[consts : consts + carry], inputs[consts + carry :]
+        fixed, init, xs = loop.divide([jnp.asarray(x) for x in inputs])
 
         def forward(state: list[Any], x: list[Any]) -> Any:
             return run(op.bodies[0], [*fixed, *state, *x], Editor(), True)[:carry], state
@@ -71,10 +69,8 @@ def wrong_way(op: Op) -> Any:
             outs = run(op.bodies[0], [*fixed, *values, *x[1]], Editor(), True)
             return outs[:carry], outs[carry:]
 
-        _, kept = jax.lax.scan(forward, init, xs, reverse=op.params["reverse"], **order)
-        state, ys = jax.lax.scan(
-            pinned, init, (still(kept), xs), reverse=not op.params["reverse"], **order
-        )
+        _, kept = jax.lax.scan(forward, init, xs, loop.length, reverse=loop.reverse)
+        state, ys = jax.lax.scan(pinned, init, (still(kept), xs), loop.length, reverse=not loop.reverse)
         return [*state, *ys]
 
     return make

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from jaxbp.check.edits.edit import Edge
-from jaxbp.check.evaluate import scan_counts
 from jaxbp.check.operations import Op, Scope, is_float, is_inexact
 from jaxbp.check.program import Program
 
@@ -144,11 +143,11 @@ class Sites:
                             if 1 < shape[axis] <= MOST_STEPS
                         ]
             holder = self.holder[id(op)]
-            if holder is not None and holder.kind == "scan" and 1 < holder.params["length"] <= MOST_STEPS:
-                fixed = set(self.home[id(op)].inputs[: scan_counts(holder.params)[0]])
+            if holder is not None and holder.kind == "scan" and 1 < holder.loop.length <= MOST_STEPS:
+                fixed = set(self.home[id(op)].inputs[: holder.loop.consts])
                 for k, v in enumerate(op.inputs):
                     if self.is_live(op, k) and v in fixed:
-                        found.append(Edge(op, k, size=holder.params["length"], steps=True))
+                        found.append(Edge(op, k, size=holder.loop.length, steps=True))
         return found
 
     def floating(self, v: int) -> bool:
@@ -184,7 +183,7 @@ def _offset(op: Op, k: int) -> int:
 
 def _consts(op: Op, k: int) -> int:
     if op.kind == "scan":
-        return scan_counts(op.params)[0]
+        return op.loop.consts
     return op.params["cond_nconsts" if k == 0 else "body_nconsts"]
 
 

@@ -19,7 +19,7 @@ from jaxbp.check.diagnosis.roles import role
 from jaxbp.check.edits.edit import Instead, loops
 from jaxbp.check.edits.series import turns_beside, ways
 from jaxbp.check.edits.sites import Sites
-from jaxbp.check.evaluate import again, scan_counts
+from jaxbp.check.evaluate import again
 from jaxbp.check.guesses import chains
 from jaxbp.check.guesses.factors import lost
 from jaxbp.check.guesses.stretches import Guess, Values
@@ -98,9 +98,9 @@ def _carried(scope: Scope, holder: Op | None, values: list[Any]) -> list[int]:
     """What the next turn of the loop gets for the carries among the values."""
     if holder is None or holder.kind != "scan":
         return []
-    consts, carry = scan_counts(holder.params)
-    at = [scope.inputs.index(v) - consts for v in values if v in scope.inputs]
-    return [scope.outputs[k] for k in at if 0 <= k < carry and isinstance(scope.outputs[k], int)]
+    loop = holder.loop
+    at = [scope.inputs.index(v) - loop.consts for v in values if v in scope.inputs]
+    return [scope.outputs[k] for k in at if 0 <= k < loop.carry and isinstance(scope.outputs[k], int)]
 
 
 # --- matrix products and convolutions -----------------------------------------------------------------
