@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
+from jaxbp.integers import between, require_all
 from jaxbp.layer import (
     Eval,
     InputError,
@@ -64,7 +64,7 @@ class Embedding(Layer):
         require_params(self, params, "w")
         w = params["w"]
         self._check(x, w)
-        _require_ids(self._valid(x), x, f"{self}: expected ids in 0 … {self.size - 1}")
+        require_all(self._valid(x), x, f"{self}: expected ids in 0 … {self.size - 1}", "ids")
         y = jnp.take(w, self._rows(x), axis=0, mode="fill", fill_value=jnp.nan)
         return y.astype(self.precision.output or self.precision.compute or w.dtype), x
 
@@ -81,7 +81,7 @@ class Embedding(Layer):
         return {"w": dw.astype(w.dtype)}
 
     def _valid(self, ids: Array) -> Array:
-        return (ids >= 0) & (ids <= min(self.size - 1, jnp.iinfo(ids.dtype).max))
+        return between(ids, 0, self.size - 1)
 
     def _rows(self, ids: Array) -> Array:
         """The ids as row numbers, `size` (a row that is not there) for those out of range."""
@@ -290,10 +290,3 @@ def _require_positive(name: str, **fields: Any) -> None:
 def _check_table(layer: Layer, w: Any, shape: tuple[int, ...]) -> None:
     if w is not None and w.shape != shape:
         raise InputError(f"{layer}: expected w of shape {list(shape)}, got {list(w.shape)}")
-
-
-def _require_ids(valid: Array, ids: Array, message: str) -> None:
-    """Outside `jit`, where ids can be seen: raise unless all are valid."""
-    if not isinstance(valid, Tracer) and not bool(jnp.all(valid)):
-        wrong = ids[~valid]
-        raise InputError(f"{message}, got {wrong.reshape(-1)[0]} ({wrong.size} of {ids.size} ids)")

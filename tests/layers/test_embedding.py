@@ -44,6 +44,29 @@ def test_an_id_out_of_range_is_an_error_outside_jit_and_nan_inside() -> None:
         assert dx is None
 
 
+@pytest.mark.parametrize("dtype", ["uint2", "int4", "int8", "uint8", "int16", "uint32", "uint64"])
+@pytest.mark.usefixtures("unchecked")
+def test_ids_of_every_integer_dtype_mean_what_they_say(dtype) -> None:
+    layer, top = Embedding(300, 2), min(299, int(jnp.iinfo(dtype).max))
+    params = {"w": normal(1, (300, 2), "float64")}
+    ids = np.array([[0, top, 1]]).astype(dtype)
+    for x in (ids, jnp.asarray(ids)):
+        y, saved = layer.forward(params, x)
+        np.testing.assert_array_equal(y[0], params["w"][jnp.array([0, top, 1])])
+        grads, _ = layer.backward(params, saved, jnp.ones_like(y))
+        np.testing.assert_array_equal(np.flatnonzero(grads["w"][:, 0]), sorted([0, 1, top]))
+
+
+@pytest.mark.parametrize("wrong", [np.array([2**32 + 1]), np.array([2**63 + 1], "uint64")])
+@pytest.mark.usefixtures("unchecked")
+def test_an_id_is_not_cut_down_to_one_that_exists(wrong) -> None:
+    with jax.enable_x64(False):
+        params = {"w": normal(1, (7, 5), "float32")}
+        for call in (Embedding(7, 5), jax.jit(lambda p, _: Embedding(7, 5)(p, wrong))):
+            with pytest.raises(InputError, match=rf"ids in 0 … 6, got {wrong[0]} \(1 of 1 ids\)"):
+                call(params, wrong)
+
+
 def test_rows_that_do_not_occur_get_no_error() -> None:
     layer, params = Embedding(7, 5), {"w": W}
     _, saved = layer.forward(params, IDS)

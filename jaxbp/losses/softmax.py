@@ -1,0 +1,215 @@
+"""Cross-entropy of one class among many, taken from logits that the softmax couples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import index
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxbp.integers import between, is_integer, require_all
+from jaxbp.layer import InputError, PyTree, require_floating
+from jaxbp.losses.base import Loss, check_reduction, read_target, share, to_dtype
+from jaxbp.losses.entrywise import weighted
+from jaxbp.precision import matmul, wide
+
+
+class Rows(NamedTuple):
+    """What each prediction is to be: targets and weights, with leading axes like the logits'."""
+
+    target: Num[Array, "..."]
+    """Labels `[...]`, int32 and in range, or distributions `[..., classes]`, wide."""
+    weight: Float[Array, "... 1"]
+    """What a prediction's loss is multiplied by in the value: 0 if it does not count."""
+    counted: Bool[Array, "... 1"] | None
+    """Which predictions count, where it is not all of them."""
+
+    @property
+    def is_labels(self) -> bool:
+        return jnp.issubdtype(self.target.dtype, jnp.integer)
+
+    def visible(self, prediction: Array) -> Array:
+        """0 in place of a prediction that does not count, which may hold anything, NaN too."""
+        return prediction if self.counted is None else jnp.where(self.counted, prediction, 0)
+
+
+class Normalizer(NamedTuple):
+    """What makes a softmax of a row of logits `a`; all `[..., 1]` and wide."""
+
+    peak: Float[Array, "... 1"]
+    """`max_k a_k`, subtracted first: `e_k = e^{a_k - peak}` is finite for logits of any finite size."""
+    total: Float[Array, "... 1"]
+    """`Σ_k e_k`."""
+    rest: Float[Array, "... 1"]
+    """`Σ_k e_k` over all classes but the label; of a distribution, nothing is left out."""
+
+
+@dataclass(frozen=True, repr=False)
+class SoftmaxCrossEntropy(Loss):
+    """`L = -Σ_i y_i log ŷ_i` with `ŷ = softmax(a)`, taken from the logits `a: [..., classes]`.
+
+    With `log ŷ_i = a_i - log Σ_k e^{a_k}`, every logit has one path through its own term and one
+    through the logarithm of the sum, which every term contains:
+
+        ∂L/∂a_i = -y_i + (Σ_k y_k) ŷ_i        and, where Σ y = 1,  ŷ_i - y_i
+
+    `target` is labels `[...]` of any integer dtype (or booleans, the labels 0 and 1), or a distribution
+    of the logits' shape and any real dtype (one-hot or soft; it need not sum to 1).
+    `label_smoothing = s` trains on `(1 - s) y + s/classes`. Labels equal to the integer `ignore` have no
+    loss and no gradient, and a mean is taken over the others (0 if there are none).
+
+    Keeps the logits and, of each row, the maximum and two sums: `ŷ` is made of them again, as wide as
+    at first. At its label a gradient is `ŷ_i - 1 = -Σ_{k≠i} ŷ_k`, and is taken as that sum, since a
+    prediction that is nearly sure differs from 1 by less than rounding does.
+
+    Whatever does not count may hold anything, NaN and ±inf too: a prediction that is ignored, or of
+    which the whole target is 0, and a class of logit `-inf`, whose `ŷ` is 0, where its `y` is 0. A logit
+    of `+inf` or NaN that counts makes its row NaN.
+
+    Raises `InputError` for shapes that do not fit, for labels that are not whole numbers, and for labels
+    outside `0 … classes - 1`; inside `jit`, where labels cannot be seen, such a label makes value and
+    gradient NaN.
+    """
+
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    ignore: int | None = None
+
+    def __post_init__(self) -> None:
+        check_reduction(self)
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"{self}: label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        try:
+            object.__setattr__(self, "ignore", None if self.ignore is None else index(self.ignore))
+        except TypeError:
+            raise InputError(f"{self}: ignore must be an integer, got {self.ignore!r}") from None
+
+    def forward(
+        self, prediction: Float[Array, "*batch classes"], target: Any
+    ) -> tuple[Float[Array, ""], PyTree]:
+        require_floating(prediction, f"{self}: prediction")
+        rows = self._read(prediction, target)
+        a = rows.visible(prediction).astype(rows.weight.dtype)
+        losses, normalizer = self._losses(a, rows)
+        return jnp.sum(rows.weight * losses), (prediction, rows, normalizer)
+
+    def backward(self, saved: PyTree) -> Float[Array, "*batch classes"]:
+        prediction, rows, normalizer = saved
+        a = rows.visible(prediction).astype(rows.weight.dtype)
+        return self._error(a, rows, normalizer).astype(prediction.dtype)
+
+    def _losses(self, a: Array, rows: Rows) -> tuple[Array, Normalizer]:
+        """`-Σ_i y_i log ŷ_i` of each row, `[..., 1]`, and what the row is normalized by."""
+        peak = jnp.max(a, axis=-1, keepdims=True)
+        a = a - peak
+        e = jnp.exp(a)
+        if not rows.is_labels:
+            total = jnp.sum(e, axis=-1, keepdims=True)
+            terms = weighted(self._smooth(rows.target), jnp.log(total) - a)
+            return jnp.sum(terms, axis=-1, keepdims=True), Normalizer(peak, total, total)
+        at_label = jnp.take_along_axis(a, rows.target[..., None], axis=-1, mode="clip")
+        own = jnp.exp(at_label)
+        rest = jnp.sum(jnp.where(_hits(a, rows), 0, e), axis=-1, keepdims=True)
+        log_total = jnp.log1p(rest + (own - 1))  # own = 1 where the label's logit is the largest
+        losses = log_total - at_label
+        if self.label_smoothing:
+            mean = log_total - jnp.mean(a, axis=-1, keepdims=True)
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * mean
+        return losses, Normalizer(peak, rest + own, rest)
+
+    def _error(self, a: Array, rows: Rows, normalizer: Normalizer) -> Array:
+        """`∂L/∂a`, wide."""
+        e = jnp.exp(a - normalizer.peak)
+        if not rows.is_labels:
+            y = self._smooth(rows.target)
+            da = jnp.sum(y, axis=-1, keepdims=True) * (e / normalizer.total) - y
+        else:
+            hits = _hits(a, rows)
+            da = jnp.where(hits, -normalizer.rest, e) / normalizer.total
+            if self.label_smoothing:  # y = [i = label] + s (1/classes - [i = label])
+                da = da + self.label_smoothing * (hits.astype(a.dtype) - 1 / a.shape[-1])
+        return rows.weight * da
+
+    def _smooth(self, y: Array) -> Array:
+        s = self.label_smoothing
+        return (1 - s) * y + s / y.shape[-1] if s else y
+
+    def _read(self, a: Any, target: Any) -> Rows:
+        """The target of logits like `a` (its shape and dtype are all that is looked at)."""
+        target, dtype = read_target(self, target), wide(a.dtype)
+        if is_integer(target) and a.ndim and target.shape == a.shape[:-1]:
+            return self._read_labels(target, a.shape[-1], dtype)
+        if not a.ndim or target.shape != a.shape:
+            raise InputError(
+                f"{self}: expected integer labels of shape {list(a.shape[:-1])} or a distribution "
+                f"of shape {list(a.shape)}, got {target.dtype}{list(target.shape)}"
+            )
+        y = to_dtype(target, dtype)
+        weight = jnp.full((*a.shape[:-1], 1), share(self.reduction, a.shape[:-1]), dtype)
+        counted = None if self.label_smoothing else jnp.any(y != 0, axis=-1, keepdims=True)
+        return Rows(y, weight, counted)
+
+    def _read_labels(self, labels: Any, classes: int, dtype: Any) -> Rows:
+        valid = between(labels, 0, classes - 1)
+        counted = None if self.ignore is None else ~between(labels, self.ignore, self.ignore)
+        fine = valid if counted is None else valid | ~counted
+        require_all(fine, labels, f"{self}: expected labels in 0 … {classes - 1}", "are out of range")
+        some = np.where if isinstance(labels, np.ndarray) else jnp.where
+        target = jnp.asarray(some(valid, labels, labels.dtype.type(0)).astype(np.int32))
+        weight = jnp.ones(labels.shape, dtype) if counted is None else jnp.asarray(counted).astype(dtype)
+        if self.reduction == "mean":
+            weight = weight / jnp.maximum(jnp.sum(weight), 1)
+        weight = jnp.where(jnp.asarray(fine), weight, jnp.nan)[..., None]
+        return Rows(target, weight, None if counted is None else jnp.asarray(counted)[..., None])
+
+
+@dataclass(frozen=True, repr=False)
+class LinearCrossEntropy(SoftmaxCrossEntropy):
+    """`SoftmaxCrossEntropy` of the logits `a = h w`, taken from the pair `(h, w)` that makes them.
+
+    `h: [..., features]` and `w: [features, classes]` are what a deferred head hands on
+    (`Head(classes, deferred=True)`). With `δ = ∂L/∂a` from `SoftmaxCrossEntropy`, the linear layer's
+    two equations follow in the loss:
+
+        ∂L/∂h_j  = Σ_i δ_i w_ji
+        ∂L/∂w_ji = Σ_n h_nj δ_ni          summed over the predictions
+
+    `backward` returns both as a pair, each in the dtype of what it belongs to. Targets, fields, range
+    checks and errors are those of `SoftmaxCrossEntropy`; logits are taken in float32 at least. This form
+    makes all logits at once, and keeps them, `h` and `w`.
+    """
+
+    def forward(self, prediction: Any, target: Any) -> tuple[Float[Array, ""], PyTree]:
+        if not isinstance(prediction, tuple | list) or len(prediction) != 2:
+            raise InputError(f"{self}: expected the pair (h, w) of a deferred head, got {prediction!r}")
+        h, w = prediction
+        require_floating(h, f"{self}: h")
+        require_floating(w, f"{self}: w")
+        if w.ndim != 2 or h.ndim < 1 or h.shape[-1] != w.shape[0]:
+            raise InputError(
+                f"{self}: expected h as [..., features] and w as [features, classes], "
+                f"got {list(h.shape)} and {list(w.shape)}"
+            )
+        logits = jax.ShapeDtypeStruct((*h.shape[:-1], w.shape[1]), wide(h.dtype))
+        rows = self._read(logits, target)
+        h = rows.visible(h)  # or its NaN meets δ = 0 in ∂L/∂w
+        a = matmul(h, w)
+        losses, normalizer = self._losses(a, rows)
+        return jnp.sum(rows.weight * losses), (h, w, a, rows, normalizer)
+
+    def backward(self, saved: PyTree) -> Any:
+        h, w, *kept = saved
+        delta = self._error(*kept).astype(h.dtype)
+        rows_h, rows_delta = h.reshape(-1, h.shape[-1]), delta.reshape(-1, delta.shape[-1])
+        dh, dw = matmul(delta, w.T), matmul(rows_h.T, rows_delta)
+        return dh.astype(h.dtype), dw.astype(w.dtype)
+
+
+def _hits(a: Array, rows: Rows) -> Array:
+    """Which class is the label, `[..., classes]`."""
+    classes = jax.lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1)
+    return classes == rows.target[..., None]
