@@ -17,7 +17,9 @@ TESTS ?=
 
 comma := ,
 ACCELERATOR := $(if $(filter cuda gpu,$(PLATFORM)),$(comma)gpu)$(if $(filter tpu,$(PLATFORM)),$(comma)tpu)
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+INTERPRETER := $(shell .ci/interpreter $(PYTHON))
+NUMBER := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) $(NUMBER)))
 VENV := $(if $(filter python python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(VERSION)
@@ -61,10 +63,10 @@ clean:
 
 # One stamp an interpreter and set of extras, so that a second run starts at once.
 $(READY)-%: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@test -n "$(VERSION)" || { echo "$(PYTHON): no interpreter here that can make a venv"; exit 2; }
+	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "jaxbp needs Python 3.11 or later; $(PYTHON) is $(VERSION) (make PYTHON=…)"; exit 2; }
-	@test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$(VERSION)" \
-		|| $(PYTHON) -m venv --clear $(VENV)
+	@test "$$($(BIN)/python $(NUMBER) 2>/dev/null)" = "$(VERSION)" || $(INTERPRETER) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[$(subst -,$(comma),$*)]"
 	@touch $@

@@ -40,7 +40,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         members = {m.name.split("/", 1)[1] for m in archive.getmembers() if m.isfile()}
     made = {"PKG-INFO", "setup.cfg", *(name for name in members if name.startswith("jaxbp.egg-info/"))}
     build = {"MANIFEST.in", "pyproject.toml", "setup.py"}
-    tree = set().union(*map(files, ("jaxbp", "configs", "experiments", "tests")))
+    tree = set().union(*map(files, (".ci", "jaxbp", "configs", "experiments", "tests")))
     compare(sdist.name, members - made, tree | AT_THE_TOP | build)
 
 
