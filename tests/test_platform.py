@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run_suite(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     """pytest in a process of its own, as from a shell."""
-    free = {"JAX_PLATFORMS", "JAXBP_TEST_PLATFORM", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"}
+    free = {"JAX_PLATFORMS", "JAXBP_TEST_PLATFORM", "PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
     env = {**{k: v for k, v in os.environ.items() if k not in free}, **env}
     argv = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *argv)
     return subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
