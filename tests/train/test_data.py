@@ -8,9 +8,11 @@ import pytest
 
 from jaxbp.layer import InputError
 from jaxbp.train.data import DATA, Dataset
-from jaxbp.train.data.dataset import Scale, check_labels, numbers, split
+from jaxbp.train.data.dataset import numbers, split
 from jaxbp.train.data.files import read_arrays, read_idx
 from jaxbp.train.data.images import Cifar, Digits, Mnist
+from jaxbp.train.data.labels import classes_of
+from jaxbp.train.data.scale import Scale
 from jaxbp.train.data.tables import BreastCancer, Diabetes, File, Notes
 
 
@@ -98,8 +100,9 @@ def test_mnist_from_a_folder_and_from_npz_is_the_same(tmp_path, end):
             "train-labels-idx1-ubyte: expected 5 labels, one an example, got shape [4]",
         ),
         (
-            (IMAGES, [0, 1, 0, 1, 0], IMAGES[:2], [0, 2]),
-            "t10k-labels-idx1-ubyte: expected labels in 0 … 1, got 2 in row 1",
+            (IMAGES, [3] * 5, IMAGES[:2], [3, 3]),
+            "train-labels-idx1-ubyte: expected at least two classes to tell apart, got '3' for all 7 "
+            "examples",
         ),
         (
             (IMAGES[:0], [], IMAGES, [0] * 5),
@@ -166,9 +169,39 @@ def test_csv_with_and_without_a_header(tmp_path):
     ("text", "message"),
     [
         ("", "expected rows of numbers, got none"),
-        ("a,b\n", "expected rows of numbers, got none"),
-        ("1,2\n3,x\n", "line 2: expected numbers, got 'x'"),
-        ("1,2\n3\n", "line 2: expected 2 columns, got 1"),
+        ("a,b\n", "expected rows of numbers, got none below the header"),
+        ("1,2\n3,x\n", "line 2, column 2: expected a number, got 'x'"),
+        ("1,2\n3\n", "line 2: expected 2 columns, as line 1 has, got 1"),
+        ("5.1,?,0\n1,2,3\n", "line 1, column 2: expected a number, got '?'"),
+        ("?,?,?\n1,2,3\n", "line 1, column 1: expected a number, got '?'"),
+        (
+            "a,b,1\n1,2,3\n",
+            "line 1, column 1: expected a number, got 'a' (no header either: in one, no cell is a "
+            "number)",
+        ),
+        ("a,b\n\n\n1,2\n \n3,x\n", "line 6, column 2 (b): expected a number, got 'x'"),
+        ("\ufeffa;b\r\n1;2\r\n\r\n3;x\r\n", "line 4, column 2 (b): expected a number, got 'x'"),
+        ('"a\n(b)",c\n"1",2\n1,x\n', "line 4, column 2 (c): expected a number, got 'x'"),
+        ("a,b\n1,2\n3,4,5\n", "line 3: expected 2 columns, as the header has, got 3"),
+        (
+            "a,b\n1,\n",
+            "line 2, column 2 (b): expected a number, got an empty cell; fill it in, or remove the row "
+            "or the column",
+        ),
+        ("a,b\n1,nan\n", "line 2, column 2 (b): expected a number, got 'nan'"),
+        ("a,b\n1,1e999\n", "line 2, column 2 (b): expected a number, got '1e999'"),
+        ("a,b\n1,1_000\n", "line 2, column 2 (b): expected a number, got '1_000'"),
+        (
+            "a;b\n1;2,5\n",
+            "line 2, column 2 (b): expected a number, got '2,5'; write a decimal point and no thousands "
+            "separator",
+        ),
+        (
+            "1 2 3\n",
+            "line 1, column 1: expected a number, got '1 2 3'; separate columns by commas, semicolons or "
+            "tabs",
+        ),
+        ('1,2\n3,"4\n', "line 2: not a CSV: unexpected end of data"),
     ],
 )
 def test_a_bad_csv(tmp_path, text, message):
@@ -201,8 +234,29 @@ def test_a_file_of_ones_own(tmp_path):
             [0, 1, 0],
             "x: expected finite numbers, got nan in row 1, column 1 (2 such in all)",
         ),
-        ([[1.0], [2], [3]], [0, -1, 0], "y: expected integer labels from 0, got -1 in row 1"),
-        ([[1.0], [2], [3]], [0, 0.5, 0], "y: expected integer labels from 0, got 0.5 in row 1"),
+        (
+            [[1.0], [2], [3]],
+            [0, 0.5, 0],
+            "y: expected labels that are whole numbers or words, got 0.5 in row 1 (numbers to be "
+            'predicted are data.targets = "values")',
+        ),
+        (
+            [[1.0], [2], [3]],
+            ["a", "", "b"],
+            "y: expected a label, got '' in row 1, which says that it is missing; remove the row, or "
+            "call the class by another word",
+        ),
+        (
+            [[1.0], [2], [3]],
+            [7, 7, 7],
+            "y: expected at least two classes to tell apart, got '7' for all 3 examples",
+        ),
+        (
+            [[1.0], [1e39], [3]],
+            [0, 1, 0],
+            "x: expected numbers that float32 can hold, got 1e+39 in row 1, column 0; data.standardize "
+            "or data.divide brings it into range",
+        ),
         ([[1.0], [2], [3]], [0, 1], "y: expected 3 labels, one an example, got shape [2]"),
         (np.zeros((0, 2)), [], "x: expected at least one example, got shape [0, 2]"),
         ([1.0, 2.0], [0, 1], "x: expected at least two axes, got shape [2]"),
@@ -219,11 +273,11 @@ def test_values_that_cannot_be_trained_on(tmp_path, x, y, message):
 
 def test_one_example_cannot_be_split(tmp_path):
     path = tmp_path / "x.npz"
-    np.savez(path, x=[[1.0, 2.0]], y=[0])
+    np.savez(path, x=[[1.0, 2.0], [3.0, 4.0]], y=[0, 1])
     with pytest.raises(
-        InputError, match=r"data\.test_share: 0\.2 of 1 examples leaves 1 to test on and 0 to"
+        InputError, match=r"data\.test_share: 0\.9 of 2 examples leaves 2 to test on and 0 to"
     ):
-        File(path=str(path)).load()
+        File(path=str(path), test_share=0.9).load()
 
 
 def test_digits_hold_out_a_fifth_of_every_class():
@@ -266,7 +320,7 @@ def test_new_inputs_are_scaled_and_shaped_as_the_data():
     x = np.zeros((2, 4), np.float32)
     data = Dataset("x", x, np.int32([0, 1]), x, np.int32([0, 1]), 2, scale=Scale(divide=4.0))
     assert data.inputs(np.arange(4), "f").tolist() == [[0, 0.25, 0.5, 0.75]]
-    assert data.inputs(np.ones((3, 2, 2)), "f").shape == (3, 4)
+    assert data.inputs(np.ones((3, 4)), "f").shape == (3, 4)
     with pytest.raises(InputError) as error:
         data.inputs(np.ones((3, 5)), "f.csv")
     assert str(error.value) == (
@@ -278,7 +332,8 @@ def test_new_inputs_are_scaled_and_shaped_as_the_data():
 
 def test_checks_of_single_arrays():
     assert numbers(np.asarray([True, False]), "x").tolist() == [1, 0]
-    assert check_labels(np.asarray([1.0, 0.0]), 2, "y").dtype == np.int32
+    y, names = classes_of(np.asarray([1.0, 0.0]), 2, "y")
+    assert (y.dtype, y.tolist(), names) == (np.int32, [1, 0], ("0", "1"))
     assert set(DATA) >= {"digits", "mnist", "notes", "file"}
 
 
@@ -325,7 +380,7 @@ def test_cifar_from_an_npz_with_labels_in_a_column(tmp_path):
     np.savez(tmp_path / "c.npz", x_train=x, y_train=y[:, None], x_test=x[:2], y_test=y[:2, None])
     data = Cifar(path=str(tmp_path / "c.npz")).load()
     assert data.x.shape == (4, 32, 32, 3)
-    np.testing.assert_array_equal(data.test_y, y[:2])
+    assert [int(data.names[k]) for k in data.test_y] == y[:2].tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,39 +1,22 @@
-"""What a data set is: examples in memory, a part of them held out, and the scales they are kept on."""
+"""What a data set is: examples in memory, a part of them held out, and the scale they are kept on."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
 
 from jaxbp.layer import InputError
+from jaxbp.train.data.scale import Scale, place, within_float32
 from jaxbp.train.schema import Section
 
 TestShare = Annotated[float, Meta(gt=0, lt=1)]
 Kind = Literal["classes", "values"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """From the numbers in a file to those that a network sees: `(v - shift) / divide`, entry by entry."""
-
-    shift: Any = 0.0
-    divide: Any = 1.0
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        return (values - np.float32(self.shift)) / np.float32(self.divide)
-
-    def undo(self, values: np.ndarray) -> np.ndarray:
-        return values * np.float32(self.divide) + np.float32(self.shift)
-
-
-def standard_scale(values: np.ndarray) -> Scale:
-    """Mean 0 and deviation 1 for each column of `[n, …]`; one that never changes is only shifted."""
-    deviation = values.std(axis=0, dtype=np.float64)
-    return Scale(values.mean(axis=0, dtype=np.float64), np.where(deviation > 0, deviation, 1.0))
+BYTES = Scale(divide=255.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +25,7 @@ class Dataset:
 
     Of `kind="classes"`, `y` is integer labels, or a distribution over `outputs` for each example; of
     `kind="values"`, real numbers `[n, outputs]`. `scale` and `target_scale` lead from the numbers in
-    the file to `x` and to such `y`.
+    the file to `x` and to such `y`; `columns` and `target_columns` are what it calls them.
     """
 
     name: str
@@ -57,6 +40,12 @@ class Dataset:
     scale: Scale = Scale()
     target_scale: Scale = Scale()
     image: tuple[int, ...] = ()  # the shape of an input as an image, where it is one
+    pixels: bool = False  # whether inputs are bytes or in [0, 1], and the numbers say which
+    given: tuple[int, ...] = ()  # the shape of an input before it became a vector
+    columns: tuple[str, ...] = ()
+    target_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what whoever trains on it should know
+    fingerprint: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of what the file holds
     start: Any = None  # initial parameters of an MLP that come with the data
 
     @property
@@ -76,8 +65,9 @@ class Dataset:
 
     def flat(self) -> Dataset:
         """The same with every input as a vector."""
-        x, test_x = (a.reshape(len(a), -1) for a in (self.x, self.test_x))
-        return dataclasses.replace(self, x=x, test_x=test_x)
+        size = math.prod(self.shape)
+        x, test_x = (a.reshape(len(a), size) for a in (self.x, self.test_x))
+        return dataclasses.replace(self, x=x, test_x=test_x, given=self.given or self.shape)
 
     def one_hot(self) -> Dataset:
         """The same with every label as a vector of 0 and 1."""
@@ -107,25 +97,69 @@ class Dataset:
             classes=(),
             kind="values",
             target_scale=self.scale,
+            target_columns=self.columns,
         )
 
     def inputs(self, raw: np.ndarray, what: str) -> np.ndarray:
-        """New inputs, on the scale of the original data, as the network takes them."""
-        whole = np.issubdtype(raw.dtype, np.integer) and np.issubdtype(self.x.dtype, np.integer)
-        x = raw.astype(self.x.dtype) if whole else numbers(raw, what)
-        size = int(np.prod(self.shape))
-        if x.shape == self.shape or (x.ndim == 1 and x.size == size):
-            x = x[None]
-        if not len(x):
+        """New inputs, on the scale of the original data, as the network takes them.
+
+        Many `[n, …]` or a single one, each in the shape that inputs had in the original data or as a
+        vector; one channel of an image need not have an axis. Any other shape is refused, for numbers in
+        another order are another input.
+        """
+        shape = self.given or self.shape
+        allowed = {shape, (math.prod(shape),)}
+        if len(shape) == 3 and shape[-1] == 1:
+            allowed.add(shape[:-1])
+        whole = np.issubdtype(self.x.dtype, np.integer)
+        if raw.shape in allowed and raw.size:
+            raw = raw[None]
+        if raw.ndim > 1 and not len(raw):
             raise InputError(f"{what}: expected at least one row, got none")
-        got = int(np.prod(x.shape[1:]))
-        if x.ndim < 2 or got != size:
-            raise InputError(
-                f"{what}: expected rows of {size} features (inputs of shape {list(self.shape)}), "
-                f"got shape {list(raw.shape)}"
-            )
-        x = x.reshape(len(x), *self.shape)
-        return x if whole else self.scale.apply(x)
+        if raw.shape[1:] not in allowed or raw.ndim < 2:
+            size = math.prod(shape)
+            wanted = f"rows of {size} features (inputs of shape {list(shape)})"
+            if shape[1:]:
+                wanted = f"inputs of shape {list(shape)}, or rows of {size} numbers"
+            raise InputError(f"{what}: expected {wanted}, got shape {list(raw.shape)}")
+        raw = raw.reshape(len(raw), *self.shape)
+        if whole:
+            return _tokens(raw, self.outputs, what).astype(self.x.dtype)
+        raw = numbers(raw, what, self.columns)
+        if not self.pixels:
+            return within_float32(self.scale.apply(raw), raw, what, self.columns)
+        return pixel_scale(raw, what, trained_on=self.scale).apply(raw)
+
+
+def pixel_scale(images: np.ndarray, what: str, trained_on: Scale | None = None) -> Scale:
+    """How images come to [0, 1]: integers are bytes, real numbers and truth values are there already.
+
+    Integers that are all 0 or 1 are taken for truth values, unless the network was `trained_on` bytes.
+    """
+    low, high = images.min(), images.max()
+    as_they_are = images.dtype.kind == "f" or images.dtype.kind == "b"
+    top = 1 if as_they_are else 255
+    if low < 0 or high > top:
+        kind = "real numbers in [0, 1]" if as_they_are else "whole numbers in 0 … 255"
+        hint = (
+            "divide them by 255, or give whole numbers such as uint8"
+            if as_they_are and low >= 0 and high <= 255
+            else "bring them to bytes, 0 … 255, or to real numbers in [0, 1]"
+        )
+        raise InputError(
+            f"{what}: expected images of {kind}, got {images.dtype} from {low:g} to {high:g}; {hint}"
+        )
+    binary = high <= 1 and (trained_on is None or float(trained_on.divide) == 1)
+    return Scale() if as_they_are or binary else BYTES
+
+
+def _tokens(raw: np.ndarray, size: int, what: str) -> np.ndarray:
+    if raw.dtype.kind not in "iu" or raw.min() < 0 or raw.max() >= size:
+        raise InputError(
+            f"{what}: expected tokens, whole numbers in 0 … {size - 1}, got {raw.dtype} "
+            + (f"from {raw.min():g} to {raw.max():g}" if raw.dtype.kind in "iuf" else "")
+        )
+    return raw
 
 
 class Data(Section, frozen=True, kw_only=True):
@@ -159,44 +193,25 @@ def split(y: np.ndarray, share: float, seed: int, kind: Kind = "classes") -> tup
     return np.sort(held[cut:]), np.sort(held[:cut])
 
 
-def numbers(array: np.ndarray, what: str) -> np.ndarray:
-    """`array` as float32; every entry must be a finite number."""
-    if array.dtype.kind not in "fiub":
+def numbers(array: np.ndarray, what: str, names: tuple[str, ...] = ()) -> np.ndarray:
+    """`array` as it is, if it holds finite numbers and at least one."""
+    if array.dtype.kind not in "fiubO":
         raise InputError(f"{what}: expected numbers, got an array of {array.dtype}")
     if not array.size:
         raise InputError(f"{what}: expected at least one example, got shape {list(array.shape)}")
-    with np.errstate(over="ignore"):
-        values = array.astype(np.float32)
-    finite = np.isfinite(values)
+    finite = np.isfinite(array) if array.dtype.kind == "f" else np.asarray(True)
     if not finite.all():
-        first = np.unravel_index(np.argmin(finite), values.shape)
-        column = ", ".join(str(i) for i in first[1:])
-        place = f"row {first[0]}" + (f", column {column}" if column else "")
-        bad = values.size - int(finite.sum())
+        first = np.unravel_index(np.argmin(finite), array.shape)
+        bad = array.size - int(finite.sum())
         raise InputError(
-            f"{what}: expected finite numbers, got {values[first]} in {place} ({bad} such in all)"
+            f"{what}: expected finite numbers, got {array[first]} in {place(first, names)} "
+            f"({bad} such in all)"
         )
-    return values
-
-
-def check_labels(labels: np.ndarray, count: int, what: str, outputs: int | None = None) -> np.ndarray:
-    """`labels` as int32 `[count]`, in `0 … outputs - 1` (any from 0 if `outputs` is not known)."""
-    if labels.shape != (count,):
-        raise InputError(
-            f"{what}: expected {count} labels, one an example, got shape {list(labels.shape)}"
-        )
-    values = numbers(labels, what)
-    top = 65536 if outputs is None else outputs
-    wrong = (values != np.floor(values)) | (values < 0) | (values >= top)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        limit = "integer labels from 0" if outputs is None else f"labels in 0 … {outputs - 1}"
-        raise InputError(f"{what}: expected {limit}, got {values[row]:g} in row {row}")
-    return labels.astype(np.int32)
+    return array
 
 
 def check_values(targets: np.ndarray, count: int, what: str) -> np.ndarray:
-    """`targets` as float32 `[count, outputs]`, not the same number throughout."""
+    """`targets` as numbers `[count, outputs]`, not the same number throughout."""
     if targets.ndim not in (1, 2) or len(targets) != count:
         raise InputError(
             f"{what}: expected {count} targets, a number or a row of them for each example, "

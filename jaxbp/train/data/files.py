@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxbp.layer import InputError
+from jaxbp.train.data.cells import read_cells
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -56,7 +57,8 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
     """The named arrays of an .npz; or the one array of an .npy, a .csv, or an .npz that has no other."""
     require(path)
     if path.suffix == ".csv":
-        return [_read_csv(path)]
+        cells = read_cells(path)
+        return [cells.numbers(range(cells.width))]
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"{path}: expected a .csv, .npy or .npz file")
     try:
@@ -76,36 +78,3 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: truncated or not a NumPy file: {reason}") from None
-
-
-def _read_csv(path: Path) -> np.ndarray:
-    """Rows of numbers; a first row that is not numbers is a header."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected text, got bytes that are not UTF-8") from None
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, 1):
-        cells = line.split(",")
-        try:
-            rows.append([float(cell) for cell in cells])
-        except ValueError:
-            if number == 1:
-                continue
-            bad = next(cell for cell in cells if not _is_number(cell))
-            raise InputError(f"{path}: line {number}: expected numbers, got {bad.strip()!r}") from None
-        if len(rows[-1]) != len(rows[0]):
-            raise InputError(
-                f"{path}: line {number}: expected {len(rows[0])} columns, got {len(rows[-1])}"
-            )
-    if not rows:
-        raise InputError(f"{path}: expected rows of numbers, got none")
-    return np.asarray(rows)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

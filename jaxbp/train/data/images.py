@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxbp.layer import InputError
-from jaxbp.train.data.dataset import Data, Dataset, Scale, TestShare, check_labels, numbers, split
+from jaxbp.train.data.dataset import Data, Dataset, TestShare, numbers, pixel_scale, split
+from jaxbp.train.data.description import fingerprint
 from jaxbp.train.data.files import read_arrays, read_idx, require
+from jaxbp.train.data.labels import classes_of, label_keys, seen_once, several
+from jaxbp.train.data.scale import Scale
 from jaxbp.train.schema import Whole
 
 NPZ = ("x_train", "y_train", "x_test", "y_test")
-BYTES = Scale(divide=255.0)
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -31,12 +32,21 @@ class Digits(Data, frozen=True, kw_only=True):
 
         raw, y = load_digits(return_X_y=True)
         scale = Scale(divide=16.0)
-        x = scale.apply(np.asarray(raw, np.float32).reshape(-1, 8, 8, 1))
-        y = np.asarray(y, np.int32)
+        raw, y = np.asarray(raw).reshape(-1, 8, 8, 1), np.asarray(y, np.int32)
+        x = scale.apply(raw)
         train, test = split(y, self.test_share, self.seed)
         names = tuple(map(str, range(10)))
         return Dataset(
-            "digits", x[train], y[train], x[test], y[test], 10, names, scale=scale, image=(8, 8, 1)
+            "digits",
+            x[train],
+            y[train],
+            x[test],
+            y[test],
+            10,
+            names,
+            scale=scale,
+            image=(8, 8, 1),
+            fingerprint=fingerprint([raw], [y]),
         )
 
 
@@ -83,8 +93,8 @@ class Cifar(Data, frozen=True, kw_only=True):
         x, y = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
         arrays = [x, y, *_cifar_batch(path / test, hundred)]
         where = [str(path / part) for part in (parts[0], parts[0], test, test)]
-        data = _dataset("cifar", arrays, where, 100 if hundred else 10)
-        return dataclasses.replace(data, classes=names or (() if hundred else CIFAR10))
+        usual = tuple(map(str, range(100))) if hundred else CIFAR10
+        return _dataset("cifar", arrays, where, names or usual)
 
 
 def _cifar_batch(path: Path, hundred: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -108,38 +118,80 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def _from_npz(name: str, path: Path) -> Dataset:
-    arrays = read_arrays(path, NPZ)
-    labels = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in arrays[1::2]]
-    arrays = [arrays[0], labels[0], arrays[2], labels[1]]
-    return _dataset(name, arrays, [f"{path}: {part}" for part in NPZ])
+    return _dataset(name, read_arrays(path, NPZ), [f"{path}: {part}" for part in NPZ])
 
 
 def _dataset(
-    name: str, arrays: Sequence[np.ndarray], where: Sequence[str], outputs: int | None = None
+    name: str, arrays: Sequence[np.ndarray], where: Sequence[str], classes: tuple[str, ...] = ()
 ) -> Dataset:
-    """Images and labels of both parts, checked against each other."""
+    """Images and labels of both parts, checked against each other; labels count in `classes` if given."""
     x, y, test_x, test_y = arrays
     x, test_x = _images(x, where[0]), _images(test_x, where[2])
-    y = check_labels(y, len(x), where[1], outputs)
-    outputs = outputs or int(y.max()) + 1
-    test_y = check_labels(test_y, len(test_x), where[3], outputs)
     if x.shape[1:] != test_x.shape[1:]:
         raise InputError(
             f"{where[2]}: expected images of {list(x.shape[1:3])} pixels as in training, "
             f"got {list(test_x.shape[1:3])}"
         )
-    names = tuple(map(str, range(outputs)))
-    return Dataset(name, x, y, test_x, test_y, outputs, names, scale=BYTES, image=tuple(x.shape[1:]))
+    scale = pixel_scale(x, where[0])
+    test_scale = pixel_scale(test_x, where[2], trained_on=scale)
+    if scale != test_scale:
+        raise InputError(
+            f"{where[2]}: expected images on the scale of those to train on ({x.dtype} up to "
+            f"{x.max():g}), got {test_x.dtype} up to {test_x.max():g}"
+        )
+    mark = fingerprint([x, test_x], [y, test_y])
+    y, test_y, classes = _labels(y, test_y, (len(x), len(test_x)), (where[1], where[3]), classes)
+    binary = x.dtype.kind in "iu" and scale == Scale()
+    notes = ("images are of 0 and 1 only, which are taken as they are",) if binary else ()
+    return Dataset(
+        name,
+        scale.apply(x),
+        y,
+        scale.apply(test_x),
+        test_y,
+        len(classes),
+        classes,
+        scale=scale,
+        image=tuple(x.shape[1:]),
+        pixels=True,
+        notes=notes + seen_once(y, test_y, classes),
+        fingerprint=mark,
+    )
+
+
+def _labels(
+    y: np.ndarray,
+    test_y: np.ndarray,
+    counts: tuple[int, int],
+    where: tuple[str, str],
+    classes: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Both parts' labels as numbers of the same classes: those given, or all that occur."""
+    keys = [label_keys(*part) for part in zip((y, test_y), counts, where, strict=True)]
+    if keys[0].dtype.kind != keys[1].dtype.kind and "U" in (keys[0].dtype.kind, keys[1].dtype.kind):
+        raise InputError(f"{where[1]}: expected labels as in training ({y.dtype}), got {test_y.dtype}")
+    if classes:
+        for part, what in zip(keys, where, strict=True):
+            wrong = (part < 0) | (part >= len(classes))
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise InputError(
+                    f"{what}: expected labels in 0 … {len(classes) - 1}, got {part[row]} in row {row}"
+                )
+        return keys[0].astype(np.int32), keys[1].astype(np.int32), classes
+    numbers, classes = classes_of(np.concatenate(keys), sum(counts), where[0])
+    several(classes, where[0], sum(counts))
+    return numbers[: counts[0]], numbers[counts[0] :], classes
 
 
 def _images(images: np.ndarray, what: str) -> np.ndarray:
-    """Bytes `[n, height, width]` or `[n, height, width, 3]` as float32 `NHWC` in [0, 1]."""
+    """`[n, height, width]` or `[n, height, width, 1 or 3]` as `NHWC`."""
     if images.ndim != 3 and (images.ndim != 4 or images.shape[-1] not in (1, 3)):
         raise InputError(
             f"{what}: expected images of shape [n, height, width] or [n, height, width, 3], "
             f"got {list(images.shape)}"
         )
-    images = BYTES.apply(numbers(images, what))
+    images = numbers(images, what)
     return images[..., None] if images.ndim == 3 else images
 
 

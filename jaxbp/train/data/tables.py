@@ -9,19 +9,12 @@ import jax
 import numpy as np
 
 from jaxbp.layer import InputError
-from jaxbp.train.data.dataset import (
-    Data,
-    Dataset,
-    Kind,
-    Scale,
-    TestShare,
-    check_labels,
-    check_values,
-    numbers,
-    split,
-    standard_scale,
-)
-from jaxbp.train.data.files import read_arrays
+from jaxbp.train.data.cells import Cells, is_number, read_cells
+from jaxbp.train.data.dataset import Data, Dataset, Kind, TestShare, check_values, numbers, split
+from jaxbp.train.data.description import fingerprint
+from jaxbp.train.data.files import read_arrays, require
+from jaxbp.train.data.labels import MISSING, classes_of, seen_once, several
+from jaxbp.train.data.scale import Scale, fallen_together, standard_scale, within_float32
 from jaxbp.train.schema import Rate, Whole
 
 
@@ -37,7 +30,8 @@ class Notes(Data, frozen=True, kw_only=True):
         _, params, x, y = notes_network(np.float32)
         x, y = np.asarray(x)[None], np.asarray(y)[None]
         start = jax.tree.map(np.asarray, params)
-        return Dataset("notes", x, y, x, y, 2, ("1", "2"), held_out=False, start=start)
+        mark = fingerprint([x], [y])
+        return Dataset("notes", x, y, x, y, 2, ("1", "2"), held_out=False, fingerprint=mark, start=start)
 
 
 class BreastCancer(Data, frozen=True, kw_only=True):
@@ -86,7 +80,7 @@ class File(Data, frozen=True, kw_only=True):
     path: str = "data.csv"
     """the file"""
     targets: Literal["classes", "values"] = "classes"
-    """integer labels from 0; or real numbers to be predicted, which are standardized"""
+    """labels, whole numbers or words; or real numbers to be predicted, which are standardized"""
     divide: Rate = 1.0
     """what the inputs are divided by, such as 255 for pixels"""
     standardize: bool = False
@@ -98,6 +92,8 @@ class File(Data, frozen=True, kw_only=True):
 
     def load(self) -> Dataset:
         path = Path(self.path)
+        if path.suffix == ".csv":
+            return self._from_cells(read_cells(require(path)))
         if path.suffix == ".npz":
             x, y = read_arrays(path, ("x", "y"))
             where = f"{path}: x", f"{path}: y"
@@ -111,10 +107,65 @@ class File(Data, frozen=True, kw_only=True):
             x, y, where = table[:, :-1], table[:, -1], (str(path), f"{path}: the last column")
         if x.ndim < 2:
             raise InputError(f"{where[0]}: expected at least two axes, got shape {list(x.shape)}")
-        x = numbers(x, where[0])
-        check = check_labels if self.targets == "classes" else check_values
-        y = check(y, len(x), where[1])
-        return _parts(self, x, y, self.targets, divide=self.divide, standardize=self.standardize)
+        if self.targets == "values":
+            return self._parts(x, check_values(y, len(numbers(x, where[0])), where[1]), where)
+        y, names = classes_of(y, len(numbers(x, where[0])), where[1])
+        return self._parts(x, y, where, names)
+
+    def _from_cells(self, cells: Cells) -> Dataset:
+        """A table whose last column is the target."""
+        if cells.width < 2:
+            raise InputError(
+                f"{cells.path}: expected columns of inputs and one of targets, got one column"
+            )
+        last = cells.width - 1
+        x, where = cells.numbers(range(last)), (str(cells.path), f"{cells.path}: the last column")
+        names, target = cells.names[:-1], cells.names[-1:]
+        if self.targets == "values":
+            y = check_values(cells.numbers([last]), len(x), where[1])
+            return self._parts(x, y, where, (), names, target)
+        y, classes = classes_of(_labels(cells, last), len(x), where[1], cells.at)
+        return self._parts(x, y, where, classes, names, target)
+
+    def _parts(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        where: tuple[str, str],
+        classes: tuple[str, ...] = (),
+        columns: tuple[str, ...] = (),
+        target_columns: tuple[str, ...] = (),
+    ) -> Dataset:
+        if self.targets == "classes":
+            several(classes, where[1], len(y))
+        return _parts(
+            self,
+            x,
+            y,
+            self.targets,
+            where=where,
+            classes=classes,
+            divide=self.divide,
+            standardize=self.standardize,
+            columns=columns,
+            target_columns=target_columns,
+        )
+
+
+def _labels(cells: Cells, j: int) -> np.ndarray:
+    """A column of labels: numbers if all of them are, else words."""
+    texts = cells.text(j)
+    is_whole = np.asarray([is_number(text) for text in texts.tolist()])
+    if is_whole.all():
+        return cells.numbers([j])[:, 0]
+    other = int(np.argmin(is_whole))
+    if is_whole.any() and texts[other] not in MISSING:
+        raise InputError(
+            f"{cells.path}: {cells.at(other, j)}: expected labels that are all numbers or all words, got "
+            f"{str(texts[other])!r} and, in {cells.at(int(np.argmax(is_whole)))}, "
+            f"{str(texts[is_whole][0])!r}"
+        )
+    return texts
 
 
 def _parts(
@@ -123,29 +174,37 @@ def _parts(
     y: np.ndarray,
     kind: Kind,
     *,
+    where: tuple[str, str] = ("x", "y"),
     classes: tuple[str, ...] = (),
     divide: float = 1.0,
     standardize: bool = False,
+    columns: tuple[str, ...] = (),
+    target_columns: tuple[str, ...] = (),
 ) -> Dataset:
     """Both parts of a table, on the scale of the part that is trained on."""
     train, test = split(y, config.test_share, config.seed, kind)
-    x = np.asarray(x, np.float32)
     scale = standard_scale(x[train]) if standardize else Scale(divide=divide)
-    target_scale, outputs = Scale(), int(y.max()) + 1
+    seen = within_float32(scale.apply(x), x, where[0], columns)
+    target_scale, outputs, targets = Scale(), len(classes), y
     if kind == "values":
         target_scale, outputs = standard_scale(y[train]), y.shape[1]
-        y = target_scale.apply(np.asarray(y, np.float32))
-    names = classes or tuple(map(str, range(outputs if kind == "classes" else 0)))
-    x = scale.apply(x)
+        targets = within_float32(target_scale.apply(y), y, where[1], target_columns)
+    notes = fallen_together(seen, x, columns)
+    if kind == "classes":
+        notes += seen_once(y[train], y[test], classes)
     return Dataset(
         config.name,
-        x[train],
-        y[train],
-        x[test],
-        y[test],
+        seen[train],
+        targets[train],
+        seen[test],
+        targets[test],
         outputs,
-        names,
+        classes,
         kind,
         scale=scale,
         target_scale=target_scale,
+        columns=columns,
+        target_columns=target_columns,
+        notes=notes,
+        fingerprint=fingerprint([x], [y]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxbp.train.data.dataset import Data, Dataset, TestShare
+from jaxbp.train.data.description import fingerprint
 from jaxbp.train.schema import Count, Whole
 from jaxbp.train.text import VOCABULARY, read_parts, spread, windows
 
@@ -29,4 +30,5 @@ class Text(Data, frozen=True, kw_only=True):
         (x, y), (test_x, test_y) = (
             spread(*windows(text, self.length), count) for text, count in zip(parts, counts, strict=True)
         )
-        return Dataset("text", x, y, test_x, test_y, VOCABULARY)
+        mark = fingerprint([x, test_x], [y, test_y])
+        return Dataset("text", x, y, test_x, test_y, VOCABULARY, fingerprint=mark)
