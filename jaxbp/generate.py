@@ -8,8 +8,10 @@ every other leaf sees one place at a time anyway and is simply called. The combi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from jaxtyping import Array
 
 from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack, Tied
 from jaxbp.layer import InputError, Layer, PyTree, is_leaf
+
+COLDEST = float(jnp.finfo(jnp.float32).tiny)  # float32 divides by no smaller number
 
 
 def start(layer: Layer, params: PyTree, batch: int, length: int, dtype: Any) -> PyTree:
@@ -67,14 +71,15 @@ def make_generator(
     """`generate(params, prompt, key) -> ids`, compiled: `[batch, n]` continued to `[batch, length]`.
 
     Tokens are drawn from `softmax(logits / temperature)`, among the `top` likeliest if given;
-    `temperature=0` takes the likeliest. The prompt runs through the network at once and fills the cache;
-    after that, every token costs one step of a loop. Raises `InputError` for an empty prompt, one that
-    leaves no room, a negative temperature, and layers that need the whole sequence.
+    `temperature=0` takes the likeliest, as does one below the smallest normal float32 number. The
+    prompt runs through the network at once and fills the cache; after that, every token costs one step
+    of a loop. Raises `InputError` for an empty prompt, one that leaves no room, a temperature that is
+    negative or not finite, and layers that need the whole sequence.
     """
-    if temperature < 0:
-        raise InputError(f"temperature: expected at least 0, got {temperature}")
-    if top is not None and top < 1:
-        raise InputError(f"top: expected a positive integer, got {top}")
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+        raise InputError(f"temperature: expected a finite number, at least 0, got {temperature!r}")
+    if top is not None and (not isinstance(top, Integral) or top < 1):
+        raise InputError(f"top: expected a positive integer, got {top!r}")
 
     @jax.jit
     def generate(params: PyTree, prompt: Array, key: Any) -> Array:
@@ -103,9 +108,11 @@ def _draw(logits: Array, key: Any, temperature: float | int, top: int | None) ->
     if top is not None and top < logits.shape[-1]:
         least = jax.lax.top_k(logits, top)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    if temperature == 0:
+    if temperature < COLDEST:
         return jnp.argmax(logits, axis=-1)
-    return jax.random.categorical(key, logits.astype(jnp.float32) / temperature)
+    # Less the largest, which changes no probability: a quotient that overflows is then -inf, whose is 0.
+    logits = logits.astype(jnp.float32)
+    return jax.random.categorical(key, (logits - logits.max(axis=-1, keepdims=True)) / temperature)
 
 
 def _own(layer: Layer, params: PyTree) -> PyTree:

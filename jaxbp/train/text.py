@@ -72,8 +72,13 @@ def spread(x: np.ndarray, y: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 
 
 def encode(text: str) -> np.ndarray:
-    """A text as tokens."""
-    return np.frombuffer(text.encode("utf-8"), np.uint8)
+    """A text as tokens; bytes of the command line that are no UTF-8 come as they are (PEP 383)."""
+    try:
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text: expected characters that UTF-8 can write, got {text[error.start]!r} at {error.start}"
+        ) from None
 
 
 def decode(tokens: np.ndarray) -> str:
