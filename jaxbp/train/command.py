@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxbp.layer import InputError
 from jaxbp.train import report
 from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
-from jaxbp.train.flags import override
+from jaxbp.train.data.description import describe, differences, read_description
+from jaxbp.train.flags import Resume, override
 from jaxbp.train.loop import State, choose_devices, prove_gradient, start, why
 from jaxbp.train.loop import train as run_loop
 from jaxbp.train.pictures import draw_sweep
@@ -40,7 +41,7 @@ def train(argv: Sequence[str]) -> int:
     return _single(config, task, out, resume)
 
 
-def configure(argv: list[str]) -> tuple[Config, bool]:
+def configure(argv: list[str]) -> tuple[Config, Resume]:
     """The config that the arguments ask for, and whether to resume."""
     argument = argv.pop(0) if argv and not argv[0].startswith("-") else None
     path = find_config(argument)
@@ -53,16 +54,18 @@ def configure(argv: list[str]) -> tuple[Config, bool]:
     return config, resume
 
 
-def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
+def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
     if resume:
-        _check_resumable(config)
+        _check_resumable(config, task, out, resume)
     state, tx = start(config, task)
     _introduce(config, task, state, out)
     proof = _prove(config, task, state, out) if config.train.prove else None
-    path = report.claim(config, resume)
+    path = report.claim(config, task, bool(resume))
     with Checkpoints(path, task.steps) as checkpoints:
         if resume:
             state = _restored(config, checkpoints, state, out)
+        else:
+            checkpoints.save(state)  # however early a run is stopped, `--resume` goes on from there
         with (
             report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
             reporter(out, state.epoch + 1, config.train.epochs, task) as progress,
@@ -88,8 +91,7 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
                     keep(state)
 
             outcome = run_loop(config, task, state, tx, on_epoch=on_epoch, on_call=on_call)
-        if outcome.state.epoch or outcome.state.step:
-            checkpoints.save(outcome.state)
+        checkpoints.save(outcome.state)
     summary = report.finish(path, config, task, outcome, metrics.records, proof)
     if outcome.reason.startswith("diverged"):
         raise InputError(
@@ -108,16 +110,32 @@ def _single(config: Config, task: Task, out: Console, resume: bool) -> int:
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def _check_resumable(config: Config) -> None:
-    """A resumed run must be the same run."""
-    differences = same_run(report.open_run(config.path), config)
-    if differences:
-        raise InputError(f"{config.path}: cannot resume with other settings: {'; '.join(differences)}")
+def _check_resumable(config: Config, task: Task, out: Console, resume: Resume) -> None:
+    """A resumed run must be the same run, on the same data wherever that now is."""
+    then, data = report.open_run(config.path), read_description(config.path)
+    changed = same_run(then, config, () if data is None else ("data.path",))
+    if changed:
+        raise InputError(f"{config.path}: cannot resume with other settings: {'; '.join(changed)}")
+    if data is None:
+        out.print(
+            "[bold]note[/]      this run knows no fingerprint of its data, which is taken as it is now"
+        )
+        return
+    others = differences(data, describe(task.data))
+    if others and not resume.on_other_data:
+        raise InputError(
+            f"{config.path}: cannot resume on other data: {'; '.join(others)} "
+            "(--resume-on-other-data goes on all the same)"
+        )
+    if others:
+        out.print(f"[bold]note[/]      other data than before: {escape('; '.join(others))}")
 
 
 def _restored(config: Config, checkpoints: Checkpoints, like: State, out: Console) -> State:
     """The state to go on from."""
-    state = checkpoints.restore(like)
+    state, damaged = checkpoints.restore(like)
+    for line in damaged:
+        out.print(f"[bold]note[/]      {escape(line)}")
     more = f" and step {state.step}" if state.step else ""
     out.print(f"resumed   after epoch {state.epoch}{more}")
     if state.epoch >= config.train.epochs:
@@ -134,6 +152,8 @@ def _introduce(config: Config, task: Task, state: State, out: Console) -> None:
     mesh = None if config.is_sweep else choose_devices(config)
     out.print(f"device    {report.device(mesh.size if mesh else 1)}, jax {jax.__version__}")
     out.print(f"data      {data.name}: {len(data.x):,} training examples of {list(data.shape)}, {held}")
+    for note in data.notes:
+        out.print(f"[bold]note[/]      {escape(note)}")
     out.print(f"network   {config.model.name}, {count_parameters(state.params):,} parameters")
     out.print(f"training  {config.train.loss} by {config.optimizer.name}, batches of {task.batch_size}")
 
@@ -144,28 +164,31 @@ def _prove(config: Config, task: Task, state: State, out: Console) -> tuple[str,
     return name, error
 
 
-def _sweep(config: Config, task: Task, out: Console, resume: bool) -> int:
+def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
     if resume:
-        _check_resumable(config)
+        _check_resumable(config, task, out, resume)
     one, _ = start(config, task)
     _introduce(config, task, one, out)
     state, run = start_sweep(config, task)
     out.print(f"sweep     {len(members(config))} members in one compiled step")
     proof = _prove(config, task, one, out) if config.train.prove else None
-    path = report.claim(config, resume)
+    path = report.claim(config, task, bool(resume))
     names = ("loss", "test_loss", f"test_{task.metric.key}")
     with Checkpoints(path, task.steps) as checkpoints:
         if resume:
             state = _restored(config, checkpoints, state, out)
+        else:
+            checkpoints.save(state)
         with (
             report.Metrics(path / "metrics.jsonl", state.epoch) as metrics,
             reporter(out, state.epoch + 1, config.train.epochs, task) as progress,
         ):
-            done = [np.column_stack([record[name] for name in names]) for record in metrics.records]
+            columns = [[record[name] for name in names] for record in metrics.records]
+            done = [np.asarray(values, np.float64).T for values in columns]  # `null` becomes NaN
 
             def on_epoch(state: State, scores: np.ndarray, took: float) -> None:
-                columns = dict(zip(names, scores.T.tolist(), strict=True))
-                metrics.add({"epoch": state.epoch, **columns, "seconds": took})
+                values = dict(zip(names, scores.T.tolist(), strict=True))
+                metrics.add({"epoch": state.epoch, **values, "seconds": took})
                 progress.members(state.epoch, scores)
                 every = config.train.checkpoint_every
                 if every and state.epoch % every == 0:
@@ -175,6 +198,8 @@ def _sweep(config: Config, task: Task, out: Console, resume: bool) -> int:
         checkpoints.save(outcome.state)
     if outcome.reason == "interrupted":
         out.print(f"interrupted after {outcome.state.epoch} epochs; --resume goes on from there")
+    if not outcome.history.shape[1]:
+        return INTERRUPTED
     best = outcome.best
     save_params(path / "params.safetensors", outcome.member(best))
     metric = task.metric
@@ -192,7 +217,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: bool) -> int:
         "gradient_error_at": proof[0] if proof else None,
         **report.about(outcome.member(best), rows[best]["seed"]),
     }
-    report.write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    report.write(path / "summary.json", report.to_json(summary, indent=2) + "\n")
     out.print(_sweep_table(rows, best, metric))
     for rate, mean, deviation, seeds in by_rate(outcome):
         spread = f"{metric.text(mean)} ± {metric.text(deviation)}"

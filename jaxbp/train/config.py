@@ -7,7 +7,7 @@ out of a registry (`DATA`, `MODELS`, `OPTIMIZERS`), so that each kind has its ow
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,39 +202,30 @@ def named(config: Config, name: str) -> Config:
     return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
 
 
-def listed_configs() -> dict[str, Path]:
-    """The TOML files that a name stands for: those in `configs/` here, then those that came with jaxbp.
-
-    A wheel holds them beside the code, as `jaxbp/configs`; a checkout at its top level.
-    """
-    package = Path(__file__).parents[1]
-    shipped = package / "configs"
-    folders = Path("configs"), shipped if shipped.is_dir() else package.parent / "configs"
-    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.toml"))}
-
-
 def find_config(argument: str | None) -> Path | None:
-    """The file of a CONFIG argument: a path, or a name out of `listed_configs`.
+    """The file of a CONFIG argument: a path, or the name of one in `configs/`.
 
     None for the default config where there is no such file: `DIGITS_MLP` is the same.
     """
-    listed = listed_configs()
     if argument is None:
-        return listed.get(DEFAULT)
-    given = Path(argument)
+        path = Path("configs") / f"{DEFAULT}.toml"
+        return path if path.is_file() else None
+    given, listed = Path(argument), Path("configs") / f"{argument}.toml"
     if given.is_file() or given.suffix == ".toml":
         return given
-    if argument in listed:
-        return listed[argument]
+    if listed.is_file():
+        return listed
     if argument == DEFAULT:
         return None
-    hint = f" or one of {', '.join(sorted(listed))}" if listed else ""
+    known = sorted(p.stem for p in Path("configs").glob("*.toml"))
+    hint = f" (in configs: {', '.join(known)})" if known else ""
     raise InputError(f"{argument}: no such config, expected a TOML file{hint}")
 
 
-def same_run(a: Config, b: Config) -> Sequence[str]:
+def same_run(a: Config, b: Config, may_differ: Collection[str] = ()) -> Sequence[str]:
     """The fields in which a resumed run differs from the one it resumes, other than those it may."""
     free = {
+        *may_differ,
         "run.folder",
         "run.name",
         "run.overwrite",

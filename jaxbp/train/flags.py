@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,21 @@ from jaxbp.train.schema import choose, names, one, unknown
 HELP = ("-h", "--help")
 
 
-def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, bool]:
+SWITCHES = ("resume", "resume_on_other_data")  # flags that are no field of a config
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Whether a run is to go on, and whether on data that is not its own; true if it is to."""
+
+    asked: bool = False
+    on_other_data: bool = False
+
+    def __bool__(self) -> bool:
+        return self.asked or self.on_other_data
+
+
+def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, Resume]:
     """`(config with the flags in argv, --resume)`; `where` is the name of the config's file."""
     import tyro
 
@@ -25,7 +40,9 @@ def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, b
     # One struct with the kinds that were chosen, so that their own fields become flags too.
     fields: Any = [(name, type(getattr(config, name))) for name in SECTIONS]
     space = {"__doc__": Config.__doc__}
-    cls = msgspec.defstruct("Flags", [*fields, ("resume", bool, False)], namespace=space, kw_only=True)
+    cls = msgspec.defstruct(
+        "Flags", [*fields, *((name, bool, False) for name in SWITCHES)], namespace=space, kw_only=True
+    )
     default = cls(**{name: getattr(config, name) for name in SECTIONS})
     if any(token in HELP for token in argv):
         tyro.cli(cls, default=default, args=["--help"], prog="jaxbp train [CONFIG]")
@@ -40,7 +57,7 @@ def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, b
         return f"--{field}" if field in given else f"{where}: {field}" if where else field
 
     raw = {name: msgspec.structs.asdict(getattr(parsed, name)) for name in SECTIONS}
-    return from_sections(raw, origin), parsed.resume
+    return from_sections(raw, origin), Resume(*(getattr(parsed, name) for name in SWITCHES))
 
 
 def _flag(token: str) -> str:
@@ -67,7 +84,7 @@ def _switch(config: Config, argv: Sequence[str]) -> Config:
 
 def _explain(config: Config, argv: Sequence[str]) -> None:
     """Raise the `InputError` for the first flag that is wrong."""
-    known = {"resume": bool}
+    known: dict[str, Any] = dict.fromkeys(SWITCHES, bool)
     for section in SECTIONS:
         kinds = names(type(getattr(config, section)))
         known |= {f"{section}.{field}": kind for field, kind in kinds.items()}

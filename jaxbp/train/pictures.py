@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def _figure(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
         figure = Figure(*args, layout="constrained", **kwargs)
         FigureCanvasAgg(figure)
         yield figure
@@ -54,29 +56,40 @@ def draw_curves(
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) == 1 else ""
     with _figure(path, figsize=(9, 3.6)) as figure:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=GREY)
+        figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
         left, right = figure.subplots(1, 2)
         for axes, name, text in ((left, "loss", "Loss"), (right, metric.key, _title(metric))):
             parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
             for key, label, color in parts:
-                values = [record[key] for record in history]
+                values = _numbers(record[key] for record in history)
                 axes.plot(epochs, values, color=color, label=label, linewidth=1.8, marker=marker)
             axes.set_title(text)
             axes.set_xlabel("epoch")
             axes.margins(x=0.02)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
-        values = [record[k] for record in history for k in ("loss", "test_loss")]
-        if min(values) > 0 and max(values) > 5 * min(values):
+        values = _numbers(record[k] for record in history for k in ("loss", "test_loss"))
+        values = values[np.isfinite(values)]
+        if values.size and values.min() > 0 and values.max() > 5 * values.min():
             left.set_yscale("log")
             _plain_log_ticks(left)
         keys = (metric.key, f"test_{metric.key}")
-        lowest = min(record[k] for record in history for k in keys)
-        right.set_ylim(min(max(lowest - 0.05, -0.02), 0.9), 1.01)
+        lowest = np.nanmin(_numbers([0.95, *(record[k] for record in history for k in keys)]))
+        right.set_ylim(max(lowest - 0.05, -0.02), 1.01)
         if metric.key == "accuracy":
             right.yaxis.set_major_formatter(_percent)
         last = metric.short(history[-1][keys[1]])
         right.set_title(f"{last} at the end", loc="right", color=TEST if held_out else TRAIN)
+
+
+def _numbers(values: Iterable[float | None]) -> np.ndarray:
+    """Values of an axis; NaN, which is not drawn, where there is none."""
+    return np.asarray([np.nan if value is None else value for value in values], np.float64)
+
+
+def _plain(text: str) -> str:
+    """A name as it is: matplotlib would read `$` as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _title(metric: Metric) -> str:
@@ -116,12 +129,17 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
                     j, i, str(n), ha="center", va="center", color="white" if dark else INK, fontsize=9
                 )
         axes.set(xlabel="predicted", ylabel="true", xticks=range(size), yticks=range(size))
-        axes.set_xticklabels(names)
-        axes.set_yticklabels(names)
+        axes.set_xticklabels([_plain(name) for name in names], rotation=_rotation(names, size))
+        axes.set_yticklabels([_plain(name) for name in names])
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.set_title(f"{right} of {counts.sum()} right", pad=10)
+
+
+def _rotation(names: Sequence[str], size: int) -> int:
+    """Degrees by which names below columns are turned, so that long ones do not meet."""
+    return 90 if max(map(len, names)) > (10 if size <= 4 else 4) else 0
 
 
 def draw_sweep(
@@ -134,7 +152,7 @@ def draw_sweep(
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(rates)))
     epochs = np.arange(1, histories.shape[1] + 1)
     with _figure(path, figsize=(9, 3.8)) as figure:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=GREY)
+        figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
         left, right = figure.subplots(1, 2)
         for (_, rate), history in zip(members, histories, strict=True):
             color = colors[rates.index(rate)]

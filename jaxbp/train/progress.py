@@ -62,12 +62,10 @@ class Reporter:
 
     def members(self, number: int, scores: np.ndarray) -> None:
         """Show an epoch of a sweep; `scores: [members, (loss, test_loss, metric)]`."""
-        loss, score = scores[:, 0], scores[:, 2]
-        text = (
-            f"loss {np.nanmin(loss):.4g} to {np.nanmax(loss):.4g}, "
-            f"{self.metric.title} {self.metric.short(score.min())} to {self.metric.short(score.max())}"
-        )
-        self._show(number, text)
+        loss, score = (a[np.isfinite(a)] for a in (scores[:, 0], scores[:, 2]))
+        losses = f"{loss.min():.4g} to {loss.max():.4g}" if loss.size else "of no member finite"
+        metrics = " to ".join(self.metric.short(f()) for f in (score.min, score.max) if score.size)
+        self._show(number, f"loss {losses}, {self.metric.title} {metrics or self.metric.short(None)}")
 
     def _show(self, number: int, text: str) -> None:
         if number == self.first:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxbp.layer import InputError, PyTree
 from jaxbp.train.config import Config, read_config
 from jaxbp.train.data import Dataset
+from jaxbp.train.data.description import FILE, describe
 from jaxbp.train.loop import Outcome, choose_devices
 from jaxbp.train.pictures import draw_confusion, draw_curves, draw_fit, draw_images
 from jaxbp.train.task import Task, count_parameters, labels, make_score
@@ -41,8 +42,8 @@ def check_free(config: Config) -> None:
         )
 
 
-def claim(config: Config, resume: bool) -> Path:
-    """The run's folder, with the resolved config in it."""
+def claim(config: Config, task: Task, resume: bool) -> Path:
+    """The run's folder, with the resolved config and the description of the data in it."""
     path = config.path
     if not resume:
         check_free(config)
@@ -54,6 +55,7 @@ def claim(config: Config, resume: bool) -> Path:
     # a wish for this once, not for a next run
     kept = msgspec.structs.replace(config.run, overwrite=False)
     write(path / "config.toml", msgspec.structs.replace(config, run=kept).to_toml())
+    write(path / FILE, to_json(describe(task.data), indent=1) + "\n")
     return path
 
 
@@ -68,18 +70,31 @@ def write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that is JSON: a number that is not finite, for which it has no word, is `null`."""
+
+    def plain(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {key: plain(one) for key, one in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(one) for one in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
 class Metrics:
     """`metrics.jsonl`: one line an epoch, on disk as soon as the epoch is done."""
 
     def __init__(self, path: Path, upto: int = 0):
         """Go on after epoch `upto`: what an interrupted run wrote beyond its checkpoint is dropped."""
         self.records = [r for r in read_metrics(path) if r["epoch"] <= upto] if upto else []
-        write(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write(path, "".join(to_json(record) + "\n" for record in self.records))
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, record: dict[str, Any]) -> None:
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_json(record) + "\n")
         self._file.flush()
 
     def __enter__(self) -> Metrics:
@@ -142,7 +157,7 @@ def finish(
         "gradient_error_at": proof[0] if proof else None,
         **about(params, config.train.seed, mesh.size if mesh else 1),
     }
-    write(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write(path / "summary.json", to_json(summary, indent=2) + "\n")
     return summary
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +15,16 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxbp.layer import InputError
 from jaxbp.train import report
-from jaxbp.train.data.files import read_arrays
-from jaxbp.train.task import METRICS, Task, as_values, labels, make_score, make_task
+from jaxbp.train.data import Dataset
+from jaxbp.train.data.cells import Cells, read_cells
+from jaxbp.train.data.description import FILE, describe, described, differences, read_description
+from jaxbp.train.data.files import read_arrays, require
+from jaxbp.train.task import METRICS, Task, as_values, labels, make_score, make_task, task_of
 from jaxbp.weights import load_params
 
 
@@ -32,7 +39,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Arguments("evaluate", "reload a run and report on its held-out data")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
     path = parser.parse_args(argv).run
-    task, params = reload(path)
+    task, params = with_examples(path)
     data, metric = task.data, task.metric
     score = make_score(task.net, task.loss, data.kind)
     value, result, predicted = score(params, data.test_x, data.test_y)
@@ -56,7 +63,7 @@ def _class_table(counts: np.ndarray, names: Sequence[str]) -> Table:
         wrong = np.where(np.arange(len(names)) == i, 0, counts[i])
         mistake = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.max() else ""
         shares = [f"{right / of:.1%}" if of else "–" for of in (total, claimed)]
-        table.add_row(name, str(total), *shares, mistake)
+        table.add_row(escape(name), str(total), *shares, escape(mistake))
     return table
 
 
@@ -70,17 +77,54 @@ def predict(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
     task, params = reload(given.run)
-    (raw,) = read_arrays(Path(given.file))
-    x = task.data.inputs(raw, given.file)
+    if np.issubdtype(task.data.x.dtype, np.integer):
+        raise InputError(f"{given.run}: is a network for text; jaxbp sample lets it go on with one")
+    x = task.data.inputs(_read_inputs(task.data, Path(given.file)), given.file)
     prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
     rows = _class_rows(task, prediction) if task.data.kind == "classes" else _value_rows(task, prediction)
-    lines = [",".join(map(str, row)) for row in rows]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     if given.output:
-        report.write(Path(given.output), "\n".join(lines) + "\n")
+        report.write(Path(given.output), text.getvalue())
         print(f"{len(x)} predictions written to {given.output}")
     else:
-        print("\n".join(lines))
+        print(text.getvalue(), end="")
     return 0
+
+
+def _read_inputs(data: Dataset, path: Path) -> np.ndarray:
+    """The inputs in a file; of a table with a header, those columns that the network was trained on."""
+    if path.suffix != ".csv":
+        return read_arrays(path)[0]
+    cells = read_cells(require(path))
+    return cells.numbers(_which(data, cells))
+
+
+def _which(data: Dataset, cells: Cells) -> Sequence[int]:
+    """The columns of the inputs, by name where both sides have names, else in the order of the file."""
+    known = data.columns
+    if cells.names and known and len({*known}) == len(known) and len({*cells.names}) == cells.width:
+        missing = [name for name in known if name not in cells.names]
+        more = [name for name in cells.names if name not in (*known, *data.target_columns)]
+        for names, verb in ((missing, "is missing"), (more, "is none that the network was trained on")):
+            if names:
+                raise InputError(
+                    f"{cells.path}: column {names[0]!r} {verb}; expected {', '.join(known)} "
+                    f"(in any order), got {', '.join(cells.names)}"
+                )
+        found = [cells.names.index(name) for name in known]
+        if found != sorted(found):
+            print("jaxbp: columns in another order than in training; taken by name", file=sys.stderr)
+        return found
+    if cells.names and known and cells.names != known:
+        raise InputError(
+            f"{cells.path}: expected the columns {', '.join(known)}, got {', '.join(cells.names)}"
+        )
+    size = math.prod(data.given or data.shape)
+    if cells.width == size + 1:
+        hint = "is the target one of them? A header on both files tells, or leave it out"
+        raise InputError(f"{cells.path}: expected {size} columns, got {cells.width}; {hint}")
+    return range(cells.width)
 
 
 def _class_rows(task: Task, prediction: np.ndarray) -> list[tuple[Any, ...]]:
@@ -93,9 +137,18 @@ def _class_rows(task: Task, prediction: np.ndarray) -> list[tuple[Any, ...]]:
 
 def _value_rows(task: Task, prediction: np.ndarray) -> list[tuple[Any, ...]]:
     """A header, then the predicted values of every row, on the scale of the original data."""
-    values = task.data.target_scale.undo(np.asarray(as_values(task.loss, prediction)))
+    scale, values = task.data.target_scale, np.asarray(as_values(task.loss, prediction))
+    values = scale.undo(values)
     names = [f"y{i + 1}" for i in range(values.shape[1])] if values.shape[1] > 1 else ["y"]
-    return [("row", *names), *((i, *(f"{v:.6g}" for v in row)) for i, row in enumerate(values))]
+    names = task.data.target_columns or names
+    # Six digits of what the network computes, whose unit is the scale's: more of a value far from 0.
+    unit = np.broadcast_to(np.asarray(scale.divide, np.float64), values.shape)
+    more = np.ceil(np.log10(np.maximum(np.abs(values) / unit, 1.0)))
+    digits = np.where(np.isfinite(more), np.minimum(6 + more, 17), 6).astype(int)
+    shown = [
+        [f"{v:.{d}g}" for v, d in zip(*pair, strict=True)] for pair in zip(values, digits, strict=True)
+    ]
+    return [("row", *names), *((i, *row) for i, row in enumerate(shown))]
 
 
 def probabilities(prediction: np.ndarray) -> np.ndarray:
@@ -143,10 +196,41 @@ def _run_row(path: Path) -> list[str]:
 
 
 def reload(path: str) -> tuple[Task, Any]:
-    """A run's task and trained parameters."""
-    task = make_task(report.open_run(Path(path)))
+    """A run's task, without examples, and trained parameters: nothing outside of its folder is read."""
+    folder = Path(path)
+    config, known = report.open_run(folder), read_description(folder)
+    if known is not None:
+        return _with_params(folder, task_of(config, described(known)))
+    try:
+        return _with_params(folder, make_task(config))
+    except InputError as error:
+        raise InputError(
+            f"{path}: has no {FILE} (it was trained before there was one), so its data is needed: {error}"
+        ) from None
+
+
+def with_examples(path: str) -> tuple[Task, Any]:
+    """The same with the data itself, which must still be the run's."""
+    folder = Path(path)
+    config, known = report.open_run(folder), read_description(folder)
+    try:
+        task = make_task(config)
+    except InputError as error:
+        raise InputError(
+            f"{path}: the held-out examples are needed and not in the run: {error}"
+        ) from None
+    others = differences(known, describe(task.data)) if known else []
+    if others:
+        raise InputError(
+            f"{path}: the data is no longer that of the run: {'; '.join(others)}; what was held out is "
+            "then not known (predict needs no data)"
+        )
+    return _with_params(folder, task)
+
+
+def _with_params(folder: Path, task: Task) -> tuple[Task, Any]:
     like = jax.eval_shape(task.init, jax.random.key(0))
-    return task, load_params(Path(path) / "params.safetensors", like)
+    return task, load_params(folder / "params.safetensors", like)
 
 
 class Arguments(argparse.ArgumentParser):

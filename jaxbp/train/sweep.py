@@ -67,7 +67,7 @@ def make_sweep(
 
 @dataclasses.dataclass
 class SweepOutcome:
-    """`history: [members, epochs, 3]` holds training loss, held-out loss and the metric there."""
+    """`history: [members, epochs, 3]`: training loss, held-out loss and the metric there, NaN if none."""
 
     members: list[tuple[int, float]]
     history: np.ndarray
@@ -130,21 +130,19 @@ def run_sweep(
     further one, with its own and the seconds that it took.
     """
     from jaxbp.train.loop import State
-    from jaxbp.train.task import keys, score_function, target_mean
+    from jaxbp.train.task import keys, measure, score_function
 
     data, all_of = task.data, members(config)
     training = jnp.stack([keys(seed)[1] for seed, _ in all_of])
     x, y, test_x, test_y = map(jnp.asarray, (data.x, data.y, data.test_x, data.test_y))
-    part = score_function(task.net, task.loss, data.kind)
-    mean = target_mean(test_y, data.kind)
+    part = jax.jit(jax.vmap(score_function(task.net, task.loss, data.kind), (0, None, None)))
 
-    @jax.jit
-    @jax.vmap
-    def score(params: PyTree) -> Any:
-        value, (missed, every), _ = part(params, test_x, test_y, mean)
-        return jnp.stack([value, 1 - missed / every])
+    def score(params: PyTree) -> tuple[np.ndarray, list[float]]:
+        values, predicted = part(params, test_x, test_y)
+        found = (measure(data.kind, data.test_y, one) for one in np.asarray(predicted))
+        return np.asarray(values), [np.nan if one is None else one for one in found]
 
-    weights = np.asarray(batch_weights(len(x), task.batch_size))
+    weights = np.asarray(batch_weights(len(x), task.batch_size), np.float64)
     history, seconds, reason = list(history), 0.0, "epochs"
     fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
     try:
@@ -154,9 +152,9 @@ def run_sweep(
             params, opt_state, losses = epoch(
                 state.params, state.opt_state, x, y, fold(training, state.epoch + 1)
             )
-            loss = np.asarray(losses) @ weights.astype(losses.dtype)
+            loss = np.asarray(losses, np.float64) @ weights
             took = time.perf_counter() - began
-            scores = np.column_stack([loss, np.asarray(score(params))])
+            scores = np.column_stack([loss, *score(params)])
             state = State(params, opt_state, state.epoch + 1)
             seconds += took
             history.append(scores)
@@ -166,9 +164,8 @@ def run_sweep(
                 break
     except KeyboardInterrupt:
         reason = "interrupted"
-    if not history:
-        raise InputError("interrupted before the end of the first epoch; nothing to keep")
-    return SweepOutcome(all_of, np.stack(history, axis=1), state, reason, seconds)
+    scores = np.stack(history, axis=1) if history else np.zeros((len(all_of), 0, 3))
+    return SweepOutcome(all_of, scores, state, reason, seconds)
 
 
 def by_rate(outcome: SweepOutcome) -> list[tuple[float, float, float, int]]:
@@ -177,14 +174,14 @@ def by_rate(outcome: SweepOutcome) -> list[tuple[float, float, float, int]]:
     rows = []
     for rate in dict.fromkeys(rate for _, rate in outcome.members):
         mine = score[[r == rate for _, r in outcome.members]]
-        rows.append(
-            (rate, float(mine.mean()), float(mine.std(ddof=1)) if len(mine) > 1 else 0.0, len(mine))
-        )
-    return sorted(rows, key=lambda row: -row[1])
+        mine = mine[np.isfinite(mine)]
+        mean = float(mine.mean()) if len(mine) else float("nan")
+        rows.append((rate, mean, float(mine.std(ddof=1)) if len(mine) > 1 else 0.0, len(mine)))
+    return sorted(rows, key=lambda row: -row[1] if np.isfinite(row[1]) else np.inf)
 
 
 def member_records(outcome: SweepOutcome, metric: str) -> list[dict[str, Any]]:
-    """One plain record a member, with its metric under that name; `None` where a loss is not finite."""
+    """One plain record a member, with its metric under that name; `None` for what is not finite."""
 
     def finite(value: Any) -> float | None:
         return float(value) if np.isfinite(value) else None
@@ -196,7 +193,7 @@ def member_records(outcome: SweepOutcome, metric: str) -> list[dict[str, Any]]:
             "learning_rate": r,
             "loss": finite(a),
             "test_loss": finite(b),
-            metric: float(c),
+            metric: finite(c),
         }
         for (s, r), (a, b, c) in rows
     ]

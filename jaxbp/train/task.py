@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,18 +26,26 @@ class Metric:
     """How good predictions are, in one number that is better when it is larger.
 
     `key` is its name in records and summaries (`test_key` on the held-out part), `title` that for
-    people, `text` its number as they read it, `short` the same with fewer digits.
+    people, `digits` and `few` say how they read its number.
     """
 
     key: str
     title: str
-    text: Callable[[float], str]
-    short: Callable[[float], str]
+    digits: str
+    few: str
+
+    def text(self, value: float | None) -> str:
+        """The number, or a dash where there is none."""
+        return "–" if value is None or not np.isfinite(value) else format(value, self.digits)
+
+    def short(self, value: float | None) -> str:
+        """The same with fewer digits."""
+        return "–" if value is None or not np.isfinite(value) else format(value, self.few)
 
 
 METRICS: dict[Kind, Metric] = {
-    "classes": Metric("accuracy", "accuracy", "{:.2%}".format, "{:.1%}".format),
-    "values": Metric("r2", "R²", "{:.4f}".format, "{:.3f}".format),
+    "classes": Metric("accuracy", "accuracy", ".2%", ".1%"),
+    "values": Metric("r2", "R²", ".4f", ".3f"),
 }
 
 
@@ -90,10 +99,15 @@ def make_task(config: Config) -> Task:
             f"train.batch_size: expected at most the {len(data.x)} training examples, "
             f"got {config.train.batch_size}"
         )
+    return dataclasses.replace(task_of(config, data), augment=make_augment(config, data))
+
+
+def task_of(config: Config, data: Dataset) -> Task:
+    """The task on data that is as `config` wants it already; its examples are not looked at."""
     net, loss = config.model.build(data), LOSSES[config.train.loss]
     if config.train.label_smoothing:
         loss = SoftmaxCrossEntropy(label_smoothing=config.train.label_smoothing)
-    return Task(net, loss, data, config.train.batch_size, make_augment(config, data))
+    return Task(net, loss, data, config.train.batch_size)
 
 
 def _targets(config: Config, data: Dataset) -> Dataset:
@@ -140,50 +154,50 @@ def as_values(loss: Loss, prediction: Any) -> Any:
 
 
 def score_function(net: Layer, loss: Loss, kind: Kind) -> Callable[..., Any]:
-    """`(params, x, y, mean) -> (loss, [missed, all], prediction)`, not compiled; see `make_score`.
+    """`(params, x, y) -> (loss, prediction)`, not compiled: the prediction is the class or the values."""
 
-    The prediction is the class or the values; `mean` is that of each output, for values.
-    """
-
-    def part(params: PyTree, x: Any, y: Any, mean: Any) -> Any:
+    def part(params: PyTree, x: Any, y: Any) -> Any:
         prediction = net(params, x)
-        value = loss(prediction, y)
-        if kind == "classes":
-            predicted = decide(prediction)
-            wrong = predicted != labels(y)
-            return value, jnp.stack([jnp.sum(wrong), wrong.size]).astype(jnp.float32), predicted
-        prediction = as_values(loss, prediction)
-        squares = [jnp.sum((y - other) ** 2) for other in (prediction, mean)]
-        return value, jnp.stack(squares), prediction
+        says = decide if kind == "classes" else partial(as_values, loss)
+        return loss(prediction, y), says(prediction)
 
     return part
 
 
 def make_score(net: Layer, loss: Loss, kind: Kind = "classes") -> Callable[..., Any]:
-    """`score(params, x, y) -> (loss, metric, predictions)`, compiled, chunk by chunk.
+    """`score(params, x, y) -> (loss, metric, predictions)`, the network compiled, chunk by chunk.
 
-    The loss is the mean over predictions: examples, or positions where every example has several. The
-    metric is 1 less the share that is missed. Of classes, that is the accuracy; of values it is
-    `R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)²` with the mean `ȳ` of each output: 1 for perfect predictions, 0 for
-    always predicting the mean.
+    The loss is the mean over predictions: examples, or positions where every example has several. For the
+    metric see `measure`.
     """
     part = jax.jit(score_function(net, loss, kind))
 
-    def score(params: PyTree, x: Any, y: Any) -> tuple[float, float, np.ndarray]:
-        mean = target_mean(y, kind)
-        starts = range(0, len(x), CHUNK)
-        parts = [part(params, x[i : i + CHUNK], y[i : i + CHUNK], mean) for i in starts]
-        sizes = [len(x[i : i + CHUNK]) for i in starts]
-        value = sum(n * float(p[0]) for n, p in zip(sizes, parts, strict=True)) / len(x)
-        missed, every = np.sum([np.asarray(p[1], np.float64) for p in parts], axis=0)
-        return value, float(1 - missed / every), np.concatenate([np.asarray(p[2]) for p in parts])
+    def score(params: PyTree, x: Any, y: Any) -> tuple[float, float | None, np.ndarray]:
+        parts = [part(params, x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]
+        values, predicted = zip(*parts, strict=True)
+        sizes = [len(p) for p in predicted]
+        value = float(np.average([float(v) for v in values], weights=sizes))
+        predicted = np.concatenate([np.asarray(p) for p in predicted])
+        return value, measure(kind, y, predicted), predicted
 
     return score
 
 
-def target_mean(y: Any, kind: Kind) -> Any:
-    """What R² compares with; classes have none."""
-    return jnp.mean(y, axis=0, keepdims=True) if kind == "values" else None
+def measure(kind: Kind, y: Any, predicted: np.ndarray) -> float | None:
+    """How good predictions are: 1 less the share that is missed, summed in float64.
+
+    Of classes, that is the accuracy. Of values it is `R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)²` with the mean `ȳ`
+    of each output: 1 for perfect predictions, 0 for always predicting the mean. `None` where it says
+    nothing: the targets do not differ (a single one never does), or a prediction is not finite.
+    """
+    if kind == "classes":
+        return float(np.mean(predicted == np.asarray(labels(y))))
+    y, missed, every = np.asarray(y), 0.0, 0.0
+    mean = y.mean(axis=0, dtype=np.float64)
+    for i in range(0, len(y), CHUNK):
+        true, guess = (a[i : i + CHUNK].astype(np.float64) for a in (y, predicted))
+        missed, every = missed + np.sum((true - guess) ** 2), every + np.sum((true - mean) ** 2)
+    return float(1 - missed / every) if every > 0 and np.isfinite(missed) else None
 
 
 def count_parameters(params: PyTree) -> int:

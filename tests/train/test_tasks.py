@@ -298,7 +298,7 @@ def test_a_long_epoch_is_saved_by_the_clock_and_says_where_it_is(tmp_path, small
 
     monkeypatch.setattr(Checkpoints, "save", save)
     assert in_parts(small, tmp_path, "--train.epochs", "1", "--train.checkpoint-minutes", "1e-9") == 0
-    assert kept == [(0, 3), (0, 6), (0, 9), (1, 0)]
+    assert kept == [(0, 0), (0, 3), (0, 6), (0, 9), (1, 0)]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert [line.split()[:4] for line in lines[:3]] == [
         ["epoch", "1/1", "step", step] for step in ("3/10", "6/10", "9/10")
