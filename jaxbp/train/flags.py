@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from jaxbp.layer import InputError
-from jaxbp.train.config import REGISTRIES, SECTIONS, Config, from_sections
+from jaxbp.train.config import REGISTRIES, SECTIONS, Config, from_sections, listed_configs
 from jaxbp.train.schema import choose, names, one, unknown
 
 HELP = ("-h", "--help")
@@ -45,7 +45,8 @@ def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, R
     )
     default = cls(**{name: getattr(config, name) for name in SECTIONS})
     if any(token in HELP for token in argv):
-        tyro.cli(cls, default=default, args=["--help"], prog="jaxbp train [CONFIG]")
+        about = f"{Config.__doc__} By name: {', '.join(sorted(listed_configs()))}."
+        tyro.cli(cls, default=default, args=["--help"], prog="jaxbp train [CONFIG]", description=about)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             parsed: Any = tyro.cli(cls, default=default, args=list(argv), prog="jaxbp train")

@@ -219,11 +219,13 @@ def test_another_kind_by_flag_keeps_what_both_kinds_have():
     assert config.optimizer == REGISTRIES["optimizer"]["adam"](name="adam", learning_rate=0.3, b1=0.8)
 
 
-def test_help_shows_every_field_with_its_default(capsys):
+def test_help_shows_every_config_and_every_field_with_its_default(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    assert f"By name: {', '.join(path.stem for path in CONFIGS)}." in text
     for section, values in DIGITS_MLP.sections().items():
         for field in values:
             assert f"--{section}.{field.replace('_', '-')}" in text
