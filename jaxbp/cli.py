@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 
 from jaxbp.layer import InputError
 
@@ -24,6 +25,17 @@ COMMANDS = {
     "runs": ("jaxbp.train.results:runs", "list the runs in a folder"),
     "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
     "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
+}
+
+# What the commands import beyond the base install (the extra `train`), by the name that pip knows it by.
+PACKAGES = {
+    "msgspec": "msgspec",
+    "tyro": "tyro",
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "orbax": "orbax-checkpoint",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
 }
 
 
@@ -43,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
         module, function = COMMANDS[name][0].split(":")
-        return getattr(_import(module), function)(rest)
+        return getattr(import_module(module), function)(rest)
     except InputError as error:
         print(f"jaxbp: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:  # a base install; at the start, or once the package is needed
+        if (error.name or "").split(".")[0] not in PACKAGES:
+            raise
+        print(f"jaxbp: error: {not_installed(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("jaxbp: interrupted", file=sys.stderr)
@@ -55,16 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _import(module: str):
-    """Import a subcommand's module, or say which extra it needs."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("jaxbp"):
-            raise
-        raise InputError(
-            f"this command needs the package {error.name!r}: pip install 'jaxbp[train]'"
-        ) from None
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Which package is missing, and what installs it with the others that the commands use."""
+    package = PACKAGES[str(error.name).split(".")[0]]
+    others = [name for module, name in PACKAGES.items() if name != package and not find_spec(module)]
+    return (
+        f"this command needs the package {package!r}, which is not installed: pip install "
+        f"{' '.join([package, *others])} (or, in a checkout of jaxbp: pip install '.[train]')"
+    )
 
 
 def _usage() -> str:

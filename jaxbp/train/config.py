@@ -202,23 +202,33 @@ def named(config: Config, name: str) -> Config:
     return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=name))
 
 
+def listed_configs() -> dict[str, Path]:
+    """The TOML files that a name stands for: those in `configs/` here, then those that came with jaxbp.
+
+    A wheel holds them beside the code, as `jaxbp/configs`; a checkout at its top level.
+    """
+    package = Path(__file__).parents[1]
+    shipped = package / "configs"
+    folders = Path("configs"), shipped if shipped.is_dir() else package.parent / "configs"
+    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.toml"))}
+
+
 def find_config(argument: str | None) -> Path | None:
-    """The file of a CONFIG argument: a path, or the name of one in `configs/`.
+    """The file of a CONFIG argument: a path, or a name out of `listed_configs`.
 
     None for the default config where there is no such file: `DIGITS_MLP` is the same.
     """
+    listed = listed_configs()
     if argument is None:
-        path = Path("configs") / f"{DEFAULT}.toml"
-        return path if path.is_file() else None
-    given, listed = Path(argument), Path("configs") / f"{argument}.toml"
+        return listed.get(DEFAULT)
+    given = Path(argument)
     if given.is_file() or given.suffix == ".toml":
         return given
-    if listed.is_file():
-        return listed
+    if argument in listed:
+        return listed[argument]
     if argument == DEFAULT:
         return None
-    known = sorted(p.stem for p in Path("configs").glob("*.toml"))
-    hint = f" (in configs: {', '.join(known)})" if known else ""
+    hint = f" or one of {', '.join(sorted(listed))}" if listed else ""
     raise InputError(f"{argument}: no such config, expected a TOML file{hint}")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbp import GRU, LSTM, RNN, InputError, Precision, jaxprs
+from jaxbp.layers import recurrent
 from tests.devices import on_four_devices
 from tests.proof import normal
 
@@ -64,6 +65,27 @@ def test_the_loops_do_one_product_a_step_and_carry_no_weight_gradient(cell) -> N
         assert not weights & {v.aval.shape for eqn in body.eqns for v in eqn.outvars}
     # outside: one for the inputs, one for dx, two for the weights, each over all steps at once
     assert len(products(jaxpr)) == 4
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_multiplies_its_own_input_where_that_is_cheaper(cell, monkeypatch) -> None:
+    """The same numbers as with one product before the loop, and never an array of every `a_x`."""
+    layer, params = cell(H), params_for(cell)
+    x = normal(7, (9, 6, X.shape[-1]), "float64")
+    dy = normal(8, (9, 6, H), "float64")
+    found = {}
+    for inside in (True, False):
+        monkeypatch.setattr(recurrent, "_product_inside", lambda x, inside=inside: inside)
+
+        def passes(p, x, dy):  # anew, since a trace is remembered by its function
+            y, saved = layer.forward(p, x)
+            return y, layer.backward(p, saved, dy)
+
+        jaxpr = jax.make_jaxpr(passes)(params, x, dy).jaxpr
+        assert len(products(scans(jaxpr)[0].params["jaxpr"].jaxpr)) == 1 + inside
+        assert len(products(jaxpr)) == 4 - inside
+        found[inside] = jax.jit(passes)(params, x, dy)
+    jax.tree.map(close, found[True], found[False])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -141,7 +163,7 @@ def test_bfloat16_products_with_float32_parameters(cell) -> None:
     exact, kept = cell(H).forward(params, x)
     expected, _ = cell(H).backward(params, kept, DY.astype("float32"))
     assert y.dtype == dx.dtype == grads["w_h"].dtype == jnp.float32
-    assert saved["states"][0].dtype == jnp.bfloat16
+    assert saved["before"][0].dtype == jnp.bfloat16
     close(y, exact, 0.02)
     jax.tree.map(lambda a, b: close(a, b, 0.05), grads, expected)
 

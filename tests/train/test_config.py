@@ -5,9 +5,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import jaxbp.train.config as config_module
 from jaxbp.cli import main
 from jaxbp.layer import InputError
-from jaxbp.train.config import DIGITS_MLP, REGISTRIES, Config, read_config, same_run
+from jaxbp.train.config import (
+    DIGITS_MLP,
+    REGISTRIES,
+    Config,
+    find_config,
+    listed_configs,
+    read_config,
+    same_run,
+)
 from jaxbp.train.flags import Resume, override
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,8 +160,32 @@ def test_a_config_that_is_not_listed(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.toml").write_text("")
     assert main(["train", "yours"]) == 2
-    message = "jaxbp: error: yours: no such config, expected a TOML file (in configs: mine)\n"
+    names = ", ".join(sorted([*(path.stem for path in CONFIGS), "mine"]))
+    message = f"jaxbp: error: yours: no such config, expected a TOML file or one of {names}\n"
     assert capsys.readouterr().err == message
+
+
+def test_a_name_is_found_here_then_beside_the_code(tmp_path, monkeypatch):
+    """From an empty folder, too; a file of one's own goes before the one that came with jaxbp."""
+    monkeypatch.chdir(tmp_path)
+    assert find_config("digits_lenet") == ROOT / "configs" / "digits_lenet.toml"
+    assert find_config(None) == ROOT / "configs" / "digits_mlp.toml"
+    (tmp_path / "configs").mkdir()
+    own = Path("configs", "digits_lenet.toml")
+    own.write_text("")
+    assert find_config("digits_lenet") == own
+
+
+def test_a_wheel_has_the_configs_inside(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "jaxbp"
+    for folder in (package / "configs", package / "train", package.parent / "configs"):
+        folder.mkdir(parents=True)
+    inside = package / "configs" / "theirs.toml"
+    inside.write_text("")
+    (package.parent / "configs" / "of_another_package.toml").write_text("")
+    monkeypatch.setattr(config_module, "__file__", str(package / "train" / "config.py"))
+    monkeypatch.chdir(tmp_path)
+    assert listed_configs() == {"theirs": inside}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

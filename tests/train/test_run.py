@@ -135,7 +135,7 @@ def test_it_stops_below_epsilon_and_says_so(tmp_path, capsys):
     assert "is below 0.01" in out
     assert summary(tmp_path / "notes_network")["stopped"] == "loss below train.stop_below"
     assert "largest relative error" in out
-    assert re.search(r"device +cpu", out)
+    assert re.search(rf"device +{jax.default_backend()}", out)
 
 
 def test_one_epoch_of_the_notes_is_the_notes_step(tmp_path):
