@@ -21,7 +21,15 @@ So the axes are put into that order here.
 Groups. On CPU, XLA's grouped convolutions run five to fifty times slower than its plain ones. There, a
 depthwise one is a sum of shifted products, one a tap, and of others neighbouring groups are put into
 blocks of at least `BLOCK` channels, each block a plain convolution with a kernel that is zero between its
-groups. Other platforms have grouped convolutions of their own.
+groups.
+
+On accelerators all that is for nothing: their libraries have a program of their own for each of the three
+sums, and XLA finds it where the sum is one convolution. `_spread_whole` is the correlation of `δ`,
+stretched by `s - 1` zeros between its entries, with the kernel turned round: with `K` taps and
+`k' = K - 1 - k`, output position `s o = i + p - d k = i + d k' - p'`, where `p' = d (K - 1) - p` takes
+the place of the padding. `_kernel_whole` is the correlation of `x` (channels for examples) with `δ`
+(examples for channels), stride and dilation exchanged. These are the forms of autodiff's own transposes,
+so that what is compiled there is never slower than its.
 """
 
 from __future__ import annotations
@@ -66,7 +74,13 @@ def _correlate(
 
 
 def _convolve(
-    x: Array, w: Array, stride: Sequence[int], padding: Any, dilation: Sequence[int], groups: int
+    x: Array,
+    w: Array,
+    stride: Sequence[int],
+    padding: Any,
+    dilation: Sequence[int],
+    groups: int,
+    stretch: Sequence[int] | None = None,
 ) -> Array:
     axes = "DHW"[-len(stride) :]
     return lax.conv_general_dilated(
@@ -74,6 +88,7 @@ def _convolve(
         w,
         tuple(stride),
         tuple(padding),
+        lhs_dilation=stretch,
         rhs_dilation=tuple(dilation),
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         feature_group_count=groups,
@@ -136,7 +151,29 @@ def swap_channels(w: Array, groups: int) -> Array:
 
 
 def spread(d: Array, w: Array, win: Window, groups: int) -> Array:
-    """`e[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f d[n,o,f] w[k,c,f]`, phase by phase."""
+    """`e[n,i,c] = Σ_{(o,k): s o + d k - p = i} Σ_f d[n,o,f] w[k,c,f]`, wide."""
+
+    def phases(d: Array, w: Array) -> Array:
+        return _spread_phases(d, w, win, groups)
+
+    def whole(d: Array, w: Array) -> Array:
+        return _spread_whole(d, w, win, groups)
+
+    return lax.platform_dependent(d, w, cpu=phases, default=whole)
+
+
+def _spread_whole(d: Array, w: Array, win: Window, groups: int) -> Array:
+    """`spread` as one convolution, of `δ` with `s - 1` zeros between its entries."""
+    reach = [k * (taps - 1) for k, taps in zip(win.dilation, win.taps, strict=True)]
+    before = [r - b for r, (b, _) in zip(reach, win.padding, strict=True)]
+    inner = zip(win.size, reach, win.stride, win.count, before, strict=True)
+    padding = [(b, n + r - s * (o - 1) - 1 - b) for n, r, s, o, b in inner]
+    turned = jnp.flip(swap_channels(w, groups), axis=tuple(range(len(win.taps))))
+    return _convolve(d, turned, (1,) * len(reach), padding, win.dilation, groups, win.stride)
+
+
+def _spread_phases(d: Array, w: Array, win: Window, groups: int) -> Array:
+    """`spread` phase by phase: each a correlation of stride 1, interleaved at the end."""
     turned = jnp.flip(swap_channels(w, groups), axis=tuple(range(len(win.taps))))
     # positions i + p = s (j + first) + r, where i = 0 has j = 0: `skip` of them are before i = 0
     first = [before // s for (before, _), s in zip(win.padding, win.stride, strict=True)]
@@ -179,7 +216,7 @@ def _phase(
 
 
 def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
-    """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`."""
+    """`e[k,c,f] = Σ_n Σ_o x[n, s o + d k - p, c] d[n,o,f]`, wide."""
     depthwise = 1 < groups == x.shape[-1] == d.shape[-1]
     several = len(win.taps) == 2 and prod(win.taps) > 1
     correlation = several and {*win.stride} == {1} and wide(x.dtype) == jnp.float32
@@ -190,15 +227,34 @@ def kernel_error(x: Array, d: Array, win: Window, groups: int) -> Array:
     def blocks(x: Array, d: Array) -> Array:
         count = _blocks(groups, x.shape[-1] // groups)
         pairs = zip(jnp.split(x, count, axis=-1), jnp.split(d, count, axis=-1), strict=True)
-        whole = jnp.concatenate([_by_correlation(a, b, win) for a, b in pairs], axis=-1)
-        return _own_group(whole, groups, count)
+        error = jnp.concatenate([_by_correlation(a, b, win) for a, b in pairs], axis=-1)
+        return _own_group(error, groups, count)
 
     def taps(x: Array, d: Array) -> Array:
         return _by_taps(x, d, win, groups)
 
-    if not depthwise and not correlation:
-        return taps(x, d)
-    return lax.platform_dependent(x, d, cpu=examples if depthwise else blocks, default=taps)
+    def whole(x: Array, d: Array) -> Array:
+        return _kernel_whole(x, d, win, groups)
+
+    on_cpu = examples if depthwise else blocks if correlation else taps
+    return lax.platform_dependent(x, d, cpu=on_cpu, default=whole)
+
+
+def _kernel_whole(x: Array, d: Array, win: Window, groups: int) -> Array:
+    """`kernel_error` as one convolution: channels for examples, examples for channels."""
+    axes = "DHW"[-len(win.taps) :]
+    inner = zip(win.size, win.count, win.taps, win.stride, win.dilation, win.padding, strict=True)
+    padding = [(b, s * (o - 1) + k * (t - 1) + 1 - n - b) for n, o, t, s, k, (b, _) in inner]
+    return lax.conv_general_dilated(
+        x,
+        d,
+        win.dilation,
+        padding,
+        rhs_dilation=win.stride,
+        dimension_numbers=(f"C{axes}N", f"I{axes}O", f"{axes}NC"),
+        batch_group_count=groups,
+        preferred_element_type=wide(x.dtype),
+    )
 
 
 def _by_correlation(x: Array, d: Array, win: Window) -> Array:

@@ -27,6 +27,7 @@ from jaxbp import (
     make_epoch,
 )
 from jaxbp.check.oracle import relative_error
+from jaxbp.layers.correlation import _by_taps, _kernel_whole, _spread_phases, _spread_whole
 from jaxbp.layers.windows import window
 from tests.interpreter import interpret
 from tests.proof import by_hand, like, normal
@@ -272,3 +273,54 @@ def test_layers_show_themselves_as_they_are_made() -> None:
     assert repr(Conv(4, (3, 1), stride=(2, 1))) == "Conv(4, (3, 1), stride=(2, 1))"
     assert repr(MaxPool(2)) == "MaxPool(2)"
     assert hash(Conv(4, 3, padding=[[1, 1], [0, 0]])) == hash(Conv(4, 3, padding=((1, 1), (0, 0))))
+
+
+WHOLE = [
+    (Conv(8, 3), (3, 7, 6, 4)),
+    (Conv(8, 3, stride=2, groups=2), (3, 7, 6, 4)),
+    (Conv(8, (2, 3), stride=(3, 1), dilation=(1, 2), padding=2), (3, 8, 6, 4)),
+    (Conv(4, 3, groups=4), (3, 7, 6, 4)),
+    (Conv(6, (3,), stride=2, padding="VALID"), (3, 9, 2)),
+    (Conv(6, (2, 1, 3), stride=2), (2, 4, 3, 5, 2)),
+    (Conv(5, 1, stride=2), (3, 6, 5, 4)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), WHOLE, ids=str)
+def test_what_accelerators_run_is_the_same_sum(layer, shape) -> None:
+    """There each error is one convolution, which is not what this machine would choose."""
+    x = normal(1, shape, "float64")
+    params = layer.init(jax.random.key(0), x)
+    win = layer._window(x)
+    dy = normal(2, jax.eval_shape(layer, params, x).shape, "float64")
+    pairs = [
+        (_spread_whole, _spread_phases, (dy, params["w"])),
+        (_kernel_whole, _by_taps, (x, dy)),
+    ]
+    for whole, here, arrays in pairs:
+        got, expected = whole(*arrays, win, layer.groups), here(*arrays, win, layer.groups)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("layer", "shape"), WHOLE, ids=str)
+def test_an_accelerator_gets_the_three_convolutions_of_autodiff(layer, shape) -> None:
+    x = normal(1, shape, "float32")
+    params = layer.init(jax.random.key(0), x)
+    dy = normal(2, jax.eval_shape(layer, params, x).shape, "float32")
+
+    def hand(p, x, dy):
+        y, saved = layer.forward(p, x)
+        return y, layer.backward(p, saved, dy)
+
+    def autodiff(p, x, dy):
+        y, vjp = jax.vjp(lambda p, x: layer.forward(p, x)[0], p, x)
+        return y, vjp(dy)
+
+    def convolutions(fn):
+        text = jax.jit(fn).trace(params, x, dy).lower(lowering_platforms=("cuda",)).as_text()
+        # the window, the groups and the result; how a small kernel's axes are called does not matter
+        return sorted(re.findall(r"stablehlo\.convolution\([^)]*\).*(window = .*) : .*-> (.*)", text))
+
+    ours = convolutions(hand)
+    assert len(ours) == 3
+    assert ours == convolutions(autodiff)
