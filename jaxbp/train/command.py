@@ -16,7 +16,7 @@ from jaxbp.layer import InputError
 from jaxbp.train import report
 from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
-from jaxbp.train.data.description import describe, differences, read_description
+from jaxbp.train.data.description import describe, differences, fits, read_description
 from jaxbp.train.flags import Resume, override
 from jaxbp.train.loop import State, choose_devices, prove_gradient, start, why
 from jaxbp.train.loop import train as run_loop
@@ -121,7 +121,12 @@ def _check_resumable(config: Config, task: Task, out: Console, resume: Resume) -
             "[bold]note[/]      this run knows no fingerprint of its data, which is taken as it is now"
         )
         return
-    others = differences(data, describe(task.data))
+    now = describe(task.data)
+    others = differences(data, now)
+    if not fits(data, now):
+        raise InputError(
+            f"{config.path}: cannot resume on this data, which takes another network: {'; '.join(others)}"
+        )
     if others and not resume.on_other_data:
         raise InputError(
             f"{config.path}: cannot resume on other data: {'; '.join(others)} "
@@ -152,7 +157,7 @@ def _introduce(config: Config, task: Task, state: State, out: Console) -> None:
     mesh = None if config.is_sweep else choose_devices(config)
     out.print(f"device    {report.device(mesh.size if mesh else 1)}, jax {jax.__version__}")
     out.print(f"data      {data.name}: {len(data.x):,} training examples of {list(data.shape)}, {held}")
-    for note in data.notes:
+    for note in (*data.notes, *task.batches.notes()):
         out.print(f"[bold]note[/]      {escape(note)}")
     out.print(f"network   {config.model.name}, {count_parameters(state.params):,} parameters")
     out.print(f"training  {config.train.loss} by {config.optimizer.name}, batches of {task.batch_size}")
@@ -210,6 +215,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
         "best": best,
         "members": rows,
         "test_examples": len(task.data.test_x),
+        "batches": report.batches(task),
         "epochs": outcome.history.shape[1],
         "stopped": outcome.reason,
         "seconds": round(sum(record["seconds"] for record in metrics.records), 3),

@@ -51,7 +51,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     epochs: Count = 40
     """stop after this many passes over the data"""
     batch_size: Count = 32
-    """examples a step; those left over make a last, smaller step"""
+    """examples a step"""
+    drop_last: bool = False
+    """leave those out that are left over, which else make a last, smaller step"""
     stop_below: NotNegative = 0.0
     """ε: stop when the loss of an epoch is below this; 0 for never"""
     shuffle: bool = True

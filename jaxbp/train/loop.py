@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbp.layer import InputError, PyTree, Train
 from jaxbp.train.config import Config
 from jaxbp.train.optimizers import make
-from jaxbp.train.step import batch_weights, epoch_function, plan_epoch, steps_function
+from jaxbp.train.step import epoch_function, plan_epoch, steps_function
 from jaxbp.train.task import Task, keys, make_score
 
 PROOF_LIMIT = 1e-3  # float32 gradients agree to about 1e-6; a wrong one is off by far more
@@ -97,15 +97,22 @@ class Epochs:
     def __init__(self, config: Config, task: Task, tx: optax.GradientTransformation):
         self.task, self.key = task, keys(config.train.seed)[1]
         self.x, self.y = jnp.asarray(task.data.x), jnp.asarray(task.data.y)
-        self.batch_size, self.shuffle = task.batch_size, config.train.shuffle
+        self.batches, self.shuffle = task.batches, config.train.shuffle
         self.longest = config.train.steps_per_call
-        self.weights = np.asarray(batch_weights(len(self.x), task.batch_size))
+        self.weights = self.batches.shares
         self.mesh, everywhere = choose_devices(config), None
         if self.mesh is not None:
             everywhere = NamedSharding(self.mesh, PartitionSpec())
             self.x, self.y = jax.device_put((self.x, self.y), everywhere)
         whole = epoch_function(
-            task.net, task.loss, tx, self.batch_size, self.shuffle, self.mesh, task.augment
+            task.net,
+            task.loss,
+            tx,
+            task.batch_size,
+            self.shuffle,
+            self.mesh,
+            task.augment,
+            task.drop_last,
         )
         self._whole = jax.jit(whole, out_shardings=everywhere)
         part = steps_function(task.net, task.loss, tx, self.mesh, task.augment)
@@ -127,7 +134,7 @@ class Epochs:
         if self.task.steps <= self.longest and state.step == 0:
             yield self._call(self._whole, state, self.task.steps, key)
             return
-        full, rest, step_keys = plan_epoch(key, len(self.x), self.batch_size, self.shuffle)
+        full, rest, step_keys = plan_epoch(key, self.batches, self.shuffle)
         while state.step < self.task.steps:
             end = min(state.step + self.longest, len(full))
             rows, part = full[state.step : end], step_keys[state.step : end]
@@ -145,7 +152,7 @@ class Epochs:
         began = time.perf_counter()
         params, opt_state, losses = self._programs[which](*given)
         shares = self.weights[state.step : state.step + steps]
-        loss = state.loss + float(np.sum(shares * np.asarray(losses)))
+        loss = state.loss + float(np.sum(shares * np.asarray(losses, np.float64)))
         took = time.perf_counter() - began
         return State(params, opt_state, state.epoch, state.step + steps, loss), took
 
@@ -187,7 +194,10 @@ def train(
         while state.epoch < config.train.epochs:
             took, seen, first = 0.0, 0.0, state.step
             for new, spent in epochs.calls(state):
-                took, seen = took + spent, float(np.sum(epochs.weights[first : new.step])) * len(x)
+                took, seen = (
+                    took + spent,
+                    float(np.sum(epochs.weights[first : new.step])) * epochs.batches.seen,
+                )
                 if not (math.isfinite(new.loss) and all_finite(new.params)):
                     what = "a parameter was not finite"
                     what = what if math.isfinite(new.loss) else f"the loss was {new.loss}"

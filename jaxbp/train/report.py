@@ -147,6 +147,7 @@ def finish(
         "test_examples": len(data.test_x),
         "held_out": data.held_out,
         "train_examples": len(data.x),
+        "batches": batches(task),
         "train_loss": records[-1]["loss"] if records else None,
         "epochs": outcome.state.epoch,
         "steps_of_the_next": outcome.state.step,
@@ -169,6 +170,12 @@ def _draw_values(path: Path, data: Dataset, predicted: np.ndarray) -> None:
         draw_images(path / "images.png", true.reshape(shape), guess.reshape(shape))
     elif data.outputs == 1:
         draw_fit(path / "fit.png", true[:, 0], guess[:, 0], data.held_out)
+
+
+def batches(task: Task) -> dict[str, int]:
+    """Steps of an epoch, and how many examples its last one has."""
+    every = task.batches
+    return {"steps": every.steps, "last": every.last or every.size}
 
 
 def about(params: PyTree, seed: int, devices: int = 1) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train
 from jaxbp.losses import Loss
+from jaxbp.train.batches import Batches
 
 SGD = optax.sgd(0.1)
 
@@ -77,19 +78,17 @@ def make_step(
     return jax.jit(step, donate_argnums=(0, 1) if donate else ())
 
 
-def plan_epoch(key: Any, count: int, batch_size: int, shuffle: bool = True) -> tuple[Any, Any, Any]:
+def plan_epoch(key: Any, batches: Batches, shuffle: bool = True) -> tuple[Any, Any, Any]:
     """`(full, rest, keys)`: the rows that each step of an epoch takes, and its key.
 
-    `full: [steps, batch_size]`; `rest` has the rows left over, which make a last, smaller step; one key
-    for each step and for the rest.
+    `full: [steps, batch_size]`; `rest` has the rows of a last step of another size, if there is one; one
+    key for each step and for the rest.
     """
-    if batch_size > count:
-        raise InputError(f"batch_size: expected at most the {count} examples, got {batch_size}")
     shuffle_key, mode_key = jax.random.split(key)
-    order = jax.random.permutation(shuffle_key, count) if shuffle else jnp.arange(count)
-    steps = count // batch_size
-    full = order[: steps * batch_size].reshape(steps, batch_size)
-    return full, order[steps * batch_size :], jax.random.split(mode_key, steps + 1)
+    order = jax.random.permutation(shuffle_key, batches.count) if shuffle else jnp.arange(batches.count)
+    cut = batches.full * batches.size
+    full = order[:cut].reshape(batches.full, batches.size)
+    return full, order[cut : batches.seen], jax.random.split(mode_key, batches.full + 1)
 
 
 def steps_function(
@@ -142,6 +141,7 @@ def epoch_function(
     shuffle: bool = True,
     devices: Mesh | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
+    drop_last: bool = False,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`, not compiled.
 
@@ -152,12 +152,14 @@ def epoch_function(
     run = steps_function(net, loss, tx, devices, augment)
 
     def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
-        full, rest, keys = plan_epoch(key, _count(x, y), batch_size, shuffle)
-        *state, losses = run(params, opt_state, x, y, full, keys[:-1])
-        if rest.size:
-            *state, last = run(*state, x, y, rest[None], keys[-1:])
-            losses = jnp.concatenate([losses, last])
-        return *state, losses
+        batches = Batches.of(net, _count(x, y), batch_size, drop_last)
+        full, rest, keys = plan_epoch(key, batches, shuffle)
+        state, losses = (params, opt_state), []
+        for rows, part in ((full, keys[:-1]), (rest[None], keys[-1:])):
+            if rows.size:
+                *state, some = run(*state, x, y, rows, part)
+                losses.append(some)
+        return *state, jnp.concatenate(losses)
 
     return epoch
 
@@ -171,25 +173,25 @@ def make_epoch(
     shuffle: bool = True,
     donate: bool = True,
     devices: Mesh | None = None,
+    drop_last: bool = False,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`: one compiled call.
 
-    Shuffling, gathering the batches and all steps run on the device as a `scan`; examples left over
-    by `batch_size` make a last, smaller step. `losses` has one entry a step. One compilation serves
-    all epochs. `params` and `opt_state` are donated, as in `make_step`.
+    Shuffling, gathering the batches and all steps run on the device as a `scan`. Examples left over by
+    `batch_size` are left out of the epoch with `drop_last`; else they make a last, smaller step, or, if
+    too few for the network's statistics (`smallest_batch`), join the one before. `losses` has one entry
+    a step. One compilation serves all epochs. `params` and `opt_state` are donated, as in `make_step`.
 
     With a one-dimensional mesh of `devices`, such as `jax.make_mesh((4,), ("batch",))`, every batch that
     their number divides is shared out among them; the result is that of one device, up to rounding.
     """
-    epoch = epoch_function(net, loss, tx, batch_size, shuffle, devices)
+    epoch = epoch_function(net, loss, tx, batch_size, shuffle, devices, drop_last=drop_last)
     return jax.jit(epoch, donate_argnums=(0, 1) if donate else ())
 
 
 def batch_weights(count: int, batch_size: int) -> jax.Array:
     """The share of the examples that each step of an epoch saw: weights for averaging its losses."""
-    sizes = [batch_size] * (count // batch_size)
-    sizes += [count % batch_size] if count % batch_size else []
-    return jnp.asarray(sizes) / count
+    return jnp.asarray(Batches(count, batch_size).shares)
 
 
 def _count(x: PyTree, y: Any) -> int:

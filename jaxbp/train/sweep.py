@@ -19,7 +19,7 @@ import optax
 
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss
-from jaxbp.train.step import batch_weights, epoch_function
+from jaxbp.train.step import epoch_function
 
 if TYPE_CHECKING:  # `make_sweep` comes with `import jaxbp`, what reads configs does not
     from jaxbp.train.loop import State
@@ -34,6 +34,7 @@ def make_sweep(
     shuffle: bool = True,
     donate: bool = True,
     augment: Callable[[Any, Any], Any] | None = None,
+    drop_last: bool = False,
 ) -> tuple[Callable[..., Any], Any]:
     """`(start, epoch)` for an ensemble that trains in one compiled call an epoch.
 
@@ -41,7 +42,8 @@ def make_sweep(
     (both `[members]`; `x` is like a batch of inputs), each leaf with the member axis first.
     `epoch(params, opt_state, x, y, keys) -> (params, opt_state, losses)` is `make_epoch`'s for every
     member, `losses: [members, steps]`, on the same `x` and `y`. `optimizer(learning_rate)` returns an
-    Optax transformation. `params` and `opt_state` are donated unless `donate=False`.
+    Optax transformation. `drop_last` is `make_epoch`'s. `params` and `opt_state` are donated unless
+    `donate=False`.
     """
     tx = optax.inject_hyperparams(lambda learning_rate: optimizer(learning_rate))(learning_rate=0.0)
 
@@ -60,7 +62,7 @@ def make_sweep(
         like = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
         return jax.jit(jax.vmap(member, (0, 0, None)))(keys, rates, like)
 
-    one = epoch_function(net, loss, tx, batch_size, shuffle, augment=augment)
+    one = epoch_function(net, loss, tx, batch_size, shuffle, augment=augment, drop_last=drop_last)
     mapped = jax.vmap(one, (0, 0, None, None, 0))
     return start, jax.jit(mapped, donate_argnums=(0, 1) if donate else ())
 
@@ -109,6 +111,7 @@ def start_sweep(config: Any, task: Any) -> tuple[State, Any]:
         shuffle=config.train.shuffle,
         donate=False,
         augment=task.augment,
+        drop_last=task.drop_last,
     )
     all_of = members(config)
     init = jnp.stack([keys(seed)[0] for seed, _ in all_of])
@@ -142,7 +145,6 @@ def run_sweep(
         found = (measure(data.kind, data.test_y, one) for one in np.asarray(predicted))
         return np.asarray(values), [np.nan if one is None else one for one in found]
 
-    weights = np.asarray(batch_weights(len(x), task.batch_size), np.float64)
     history, seconds, reason = list(history), 0.0, "epochs"
     fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
     try:
@@ -152,7 +154,7 @@ def run_sweep(
             params, opt_state, losses = epoch(
                 state.params, state.opt_state, x, y, fold(training, state.epoch + 1)
             )
-            loss = np.asarray(losses, np.float64) @ weights
+            loss = np.asarray(losses, np.float64) @ task.batches.shares
             took = time.perf_counter() - began
             scores = np.column_stack([loss, *score(params)])
             state = State(params, opt_state, state.epoch + 1)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from jaxbp.train.augment import make_augment
+from jaxbp.train.batches import Batches
 from jaxbp.train.config import LOSSES, Config
 from jaxbp.train.data import Dataset
 from jaxbp.train.data.dataset import Kind
@@ -58,11 +59,17 @@ class Task:
     data: Dataset
     batch_size: int
     augment: Callable[[Any, Any], Any] | None = None  # of a batch of training inputs
+    drop_last: bool = False
+
+    @property
+    def batches(self) -> Batches:
+        """How an epoch is shared out among its steps."""
+        return Batches.of(self.net, len(self.data.x), self.batch_size, self.drop_last)
 
     @property
     def steps(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self.data.x) // self.batch_size)
+        return self.batches.steps
 
     @property
     def metric(self) -> Metric:
@@ -107,7 +114,7 @@ def task_of(config: Config, data: Dataset) -> Task:
     net, loss = config.model.build(data), LOSSES[config.train.loss]
     if config.train.label_smoothing:
         loss = SoftmaxCrossEntropy(label_smoothing=config.train.label_smoothing)
-    return Task(net, loss, data, config.train.batch_size)
+    return Task(net, loss, data, config.train.batch_size, drop_last=config.train.drop_last)
 
 
 def _targets(config: Config, data: Dataset) -> Dataset:

@@ -51,14 +51,16 @@ def read_parts(path: str = "", test_share: float = 0.1) -> tuple[np.ndarray, np.
     return np.concatenate(parts[0]), np.concatenate(parts[1])
 
 
-def windows(text: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def windows(text: np.ndarray, length: int, part: str = "of text") -> tuple[np.ndarray, np.ndarray]:
     """`(x, y)`, both `[count, length]`: windows side by side, and the byte after each of their bytes.
 
     Every byte but the first is predicted once; the rest that fills no window is left out.
     """
     count = (text.size - 1) // length
     if count < 1:
-        raise InputError(f"text: expected more than {length} bytes for one window, got {text.size}")
+        raise InputError(
+            f"text: expected more than {length} bytes {part} for a window (data.length), got {text.size}"
+        )
     x, y = text[: count * length], text[1 : count * length + 1]
     return x.reshape(count, length), y.reshape(count, length).astype(np.int32)
 

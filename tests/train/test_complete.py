@@ -224,6 +224,10 @@ def test_other_data_is_refused_with_what_differs(priced, capsys):
     table.write_text(table.read_text().replace("1700000060,7", "1700000061,7"))
     assert train("--resume") == 2
     assert "cannot resume on other data: values of the inputs are others" in capsys.readouterr().err
+    table.write_text("a,b,c,price\n" + "\n".join(f"{i},1,{i % 3},{i * i}" for i in range(40)))
+    assert train("--resume-on-other-data") == 2
+    err = capsys.readouterr().err
+    assert "cannot resume on this data, which takes another network: an input's shape was 2, now 3" in err
     # the same data elsewhere, written otherwise, is the same data
     write_table(table)
     other = table.with_name("other.csv")

@@ -140,6 +140,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def fits(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a network for the one takes inputs of the other and has outputs for its targets."""
+    same = (("inputs", "shape"), ("inputs", "dtype"), ("targets", "outputs"), ("targets", "shape"))
+    return old["kind"] == new["kind"] and all(old[part][key] == new[part][key] for part, key in same)
+
+
 def _few(values: Any) -> str:
     if not isinstance(values, list):
         return str(values)

@@ -27,8 +27,9 @@ class Text(Data, frozen=True, kw_only=True):
     def load(self) -> Dataset:
         parts = read_parts(self.path, self.test_share)
         counts = (self.train_bytes // self.length, self.test_bytes // self.length)
+        named = zip(("to train on", "held out"), parts, counts, strict=True)
         (x, y), (test_x, test_y) = (
-            spread(*windows(text, self.length), count) for text, count in zip(parts, counts, strict=True)
+            spread(*windows(text, self.length, part), count) for part, text, count in named
         )
         mark = fingerprint([x, test_x], [y, test_y])
         return Dataset("text", x, y, test_x, test_y, VOCABULARY, fingerprint=mark)
