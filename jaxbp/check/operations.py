@@ -23,7 +23,6 @@ class Place:
 
     file: str = ""
     line: int = 0
-    function: str = ""
     column: int = 0
     end: int = 0
 

@@ -183,9 +183,7 @@ def _place(eqn: Any) -> tuple[Place, str]:
         if file.startswith((JAX_FOLDER, "<frozen")):
             called = frame.function_name if f"{os.sep}nn{os.sep}" in file else called
         elif not file.startswith(CHECK_FOLDER) or file == FORMULAS:
-            function = frame.function_name.rsplit(".", 1)[-1]
-            columns = _columns(traceback, n)
-            return Place(file, frame.line_num, function, *columns), called.rsplit(".", 1)[-1]
+            return Place(file, frame.line_num, *_columns(traceback, n)), called.rsplit(".", 1)[-1]
     return Place(), ""
 
 

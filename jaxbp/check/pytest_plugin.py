@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-Row = tuple[str, str, str, float, float]
+Row = tuple[str, str, str, str, str]
 ROWS = pytest.StashKey[list[Row]]()
 PROPERTY = "jaxbp_gradients"
 
@@ -22,6 +22,7 @@ PROPERTY = "jaxbp_gradients"
 @pytest.fixture
 def gradients(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
     """`gradients(target, *args, **options)`: `jaxbp.assert_gradients`, entered in the summary's table."""
+    from jaxbp.check.digits import error_words, noise_words
     from jaxbp.check.verify import check_gradients
     from jaxbp.layer import InputError
 
@@ -33,11 +34,12 @@ def gradients(request: pytest.FixtureRequest, record_property: Callable[[str, ob
             report = check_gradients(target, *args, **options)
         except InputError as error:
             name = getattr(target, "__name__", type(target).__name__)
-            rows.append((request.node.nodeid, name, "not run", float("nan"), float("nan")))
+            rows.append((request.node.nodeid, name, "not run", "nan", "nan"))
             pytest.fail(f"could not be checked: {error}", pytrace=False)
         worst = report.worst
-        error, floor = (worst.error, worst.floor) if worst else (float("nan"), float("nan"))
-        rows.append((request.node.nodeid, report.target, report.verdict, error, floor))
+        size = error_words(worst.error, worst.dtype, worst.verdict) if worst else "nan"
+        floor = noise_words(worst.floor, worst.dtype) if worst else "nan"
+        rows.append((request.node.nodeid, report.target, report.verdict, size, floor))
         if not report.ok:
             pytest.fail(str(report), pytrace=False)
         return report
@@ -62,5 +64,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     width = min(60, max(len(row[1]) for row in rows))
     terminalreporter.line(f"{'checked':<{width}}  {'verdict':<8}  error     noise floor  test")
     for test, target, verdict, error, floor in rows:
-        line = f"{target[:width]:<{width}}  {verdict:<8}  {error:<8.2g}  {floor:<11.2g}  {test}"
+        line = f"{target[:width]:<{width}}  {verdict:<8}  {error:<8}  {floor:<11}  {test}"
         terminalreporter.line(line, red=verdict in ("wrong", "not run"), green=verdict == "right")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.check.digits import error_words, noise_words, pair_words
+
 ADVICE = {
     "sign": "Negate it.",
     "scale": "Look for a factor that was left out or put in twice.",
@@ -194,10 +196,12 @@ def _table(leaves: list[Leaf]) -> list[str]:
     width = max((len(leaf.path) for leaf in (*shown, _HEAD)), default=0)
     lines = [f"  {'argument':<{width}}  verdict   error     noise floor"] if shown else []
     for leaf in shown:
-        line = f"  {leaf.path:<{width}}  {leaf.verdict:<8}  {leaf.error:<8.2g}  {leaf.floor:<8.2g}"
+        size = error_words(leaf.error, leaf.dtype, leaf.verdict)
+        floor = noise_words(leaf.floor, leaf.dtype)
+        line = f"  {leaf.path:<{width}}  {leaf.verdict:<8}  {size:<8}  {floor:<8}"
         if leaf.verdict in ("wrong", "noisy") and not math.isnan(leaf.expected):
-            index = ",".join(map(str, leaf.worst))
-            line += f"  worst at [{index}]: {leaf.got:.6g}, expected {leaf.expected:.6g} ({leaf.where})"
+            index, values = ",".join(map(str, leaf.worst)), pair_words(leaf.got, leaf.expected)
+            line += f"  worst at [{index}]: {values} ({leaf.where})"
         lines.append(line.rstrip())
     if len(leaves) > len(shown):
         rest = "right" if any(leaf.verdict != "right" for leaf in shown) and len(shown) < 12 else "more"

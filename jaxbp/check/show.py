@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbp.check.digits import error_words, noise_words, pair_words
 from jaxbp.layer import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def html(report: Report) -> str:
     rows = "".join(
         f"<tr><td>{e(leaf.path)}</td><td>{e(leaf.dtype)}{list(leaf.shape)}</td>"
         f"<td style='color:{COLOURS[leaf.verdict]}'>{leaf.verdict}</td>"
-        f"<td>{leaf.error:.2g}</td><td>{leaf.floor:.2g}</td><td>{e(_entry(leaf))}</td></tr>"
+        f"<td>{e(error_words(leaf.error, leaf.dtype, leaf.verdict))}</td>"
+        f"<td>{e(noise_words(leaf.floor, leaf.dtype))}</td><td>{e(_entry(leaf))}</td></tr>"
         for leaf in report.leaves
     )
     columns = ("argument", "shape", "verdict", "error", "noise floor", "worst entry")
@@ -54,7 +56,7 @@ def _elsewhere(finding: Finding) -> bool:
 def _entry(leaf: Leaf) -> str:
     if math.isnan(leaf.expected):
         return ""
-    return f"{list(leaf.worst)}: {leaf.got:.6g}, expected {leaf.expected:.6g} ({leaf.where})"
+    return f"{list(leaf.worst)}: {pair_words(leaf.got, leaf.expected)} ({leaf.where})"
 
 
 def _picture(report: Report) -> str:

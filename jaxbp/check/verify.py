@@ -18,6 +18,7 @@ from jaxbp.check.diagnosis import diagnose
 from jaxbp.check.diagnosis.case import BUDGET, Case
 from jaxbp.check.diagnosis.elsewhere import updated
 from jaxbp.check.differences import cross_check
+from jaxbp.check.digits import noise_words
 from jaxbp.check.far import not_to_be_judged
 from jaxbp.check.measure import array, arrays, error, values_differ
 from jaxbp.check.oracle import Oracle, float64, to_float64
@@ -356,10 +357,11 @@ class Check:
 
     def _noise(self, i: int) -> Finding:
         path, floor = self.target.paths[i], self.verdicts.floor[i]
-        far = error(self.eager[i], self.truth[0][i])
+        far, dtype = error(self.eager[i], self.truth[0][i]), str(self.target.leaves[i].dtype)
+        others = noise_words(floor, dtype)
         detail = (
-            f"{path} is right in float64, but in {self.target.leaves[i].dtype} its error is {far:.2g}, "
-            f"where autodiff's is {floor:.2g}: digits cancel or are rounded away on the way"
+            f"{path} is right in float64, but in {dtype} its error is {far:.2g}, "
+            f"where autodiff's is {others}: digits cancel or are rounded away on the way"
         )
         return Finding(path, "noise", detail, {"error": far, "floor": floor})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from jaxbp.explain.render import big, figure, fine, plural
+from jaxbp.explain.render import agreement, big, figure, fine, plural
 from jaxbp.explain.symbols import Expr, latex, latex_name, mul, text
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ def exact(value: float) -> str:
     """Every digit of a float64, without an empty fraction."""
     whole = math.isfinite(value) and value == int(value) and abs(value) < 1e15
     return repr(int(value)) if whole else repr(float(value))
+
+
+def _total(d: Derivative) -> str:
+    """A product with every digit; a sum with those that do not hang on how it was rounded."""
+    return exact(d.total) if d.count == 1 else fine(d.total, _terms(d))
 
 
 def product_text(factors: list[Expr]) -> str:
@@ -85,7 +90,7 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
     head = slope_name(e, e.output, d.input)
     if not d.count:
         return [f"{head} = 0: no path leads from {d.input} to {e.output}"]
-    pad = " " * len(head)
+    pad, terms = " " * len(head), _terms(d)
     if d.count == 1:
         (route,) = d.routes
         symbols = " · ".join(slope_name(e, *pair) for pair in chain(route, d.input))
@@ -105,14 +110,14 @@ def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
             lines.append(f"  {' → '.join((d.input, *route.nodes))}")
             lines.append(f"     {formulas} = {fine(route.contribution)}")
         if d.count > len(d.routes):
-            lines.append(f"  {big(d.count - len(d.routes))} others contribute {fine(d.remainder)}")
+            lines.append(f"  {big(d.count - len(d.routes))} others contribute {fine(d.remainder, terms)}")
         lines += _in_inputs(e, d, head)
         pad = pad if lines[-1].startswith(f"{head} = ") else head
-    lines.append(f"{pad} = {exact(d.total)}")
-    same = d.total == d.reference or (math.isnan(d.total) and math.isnan(d.reference))
-    apart = "the same" if same else f"off by {abs(d.total - d.reference):.1e}"
-    lines.append(f"jax.grad says {exact(d.reference)}, {apart}")
-    return lines
+    return [*lines, f"{pad} = {_total(d)}", agreement(d.total, d.reference, terms)]
+
+
+def _terms(d: Derivative) -> list[float]:
+    return [r.contribution for r in d.routes]
 
 
 def _bracketed(value: float) -> str:
@@ -197,7 +202,7 @@ def function_latex(e: FunctionExplanation) -> str:
         more = [r"\cdots"] if d.count > len(d.routes) else []
         head = _latex_slope(e, e.output, d.input)
         rows = [f"{head} &= {' + '.join(products + more)}", f"&= {' + '.join(formulas + more)}"]
-        blocks.append([*rows, f"&= {exact(d.total)}"] if d.count else [f"{head} &= 0"])
+        blocks.append([*rows, f"&= {_total(d)}"] if d.count else [f"{head} &= 0"])
     return "\n\n".join("\\begin{align*}\n" + " \\\\\n".join(b) + "\n\\end{align*}" for b in blocks if b)
 
 

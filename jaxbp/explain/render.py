@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxbp.explain.symbols import Expr, latex, latex_name, text
@@ -16,11 +18,27 @@ def figure(value: float | int, digits: int = 6) -> str:
     return "0" if shown in ("0", "-0") else shown
 
 
-def fine(value: float | int) -> str:
-    """A number to compare with another: 11 decimals, or 11 significant digits where it is small."""
+def fine(value: float | int, terms: Iterable[float] = ()) -> str:
+    """A number to compare with another: 11 decimals, or 11 significant digits where it is small.
+
+    A sum has no more digits than the largest of its `terms` leaves it: what cancels is rounding, which
+    another version of a compiler rounds otherwise.
+    """
+    most = max((abs(t) for t in terms if math.isfinite(t) and t), default=0.0)
+    if most and math.isfinite(value):
+        value = round(value, 12 - math.floor(math.log10(most)))
     if not 1e-4 <= abs(value) < 1e6:
         return figure(value, 11)
     return f"{value:.11f}".rstrip("0").rstrip(".")
+
+
+def agreement(total: float, reference: float, terms: Iterable[float]) -> str:
+    """`jax.grad says …`, and whether that is the same but for the rounding of a sum of such terms."""
+    largest = max(map(abs, (total, *terms)))
+    same = abs(total - reference) <= 1e-12 * largest
+    if same or total == reference or (math.isnan(total) and math.isnan(reference)):
+        return f"jax.grad says {fine(reference, terms)}, the same"
+    return f"jax.grad says {fine(reference)}, off by {abs(total - reference):.1e}"
 
 
 def big(count: int) -> str:
@@ -81,7 +99,7 @@ def weight_text(e: Explanation) -> str:
         (symbol, delta), (met, value) = e.error, e.meets
         lines.append(f"The same as one product: {symbol} · {met} = {_number(delta)} · {_number(value)}")
     if e.reference is not None:
-        lines.append(f"jax.grad says {fine(e.reference)}, off by {abs(e.reference - e.total):.1e}")
+        lines.append(agreement(e.total, e.reference, _terms(e)))
     if e.path != "x":
         lines.append(
             f"One step: {e.weight} := {figure(e.value, 8)} - {figure(e.rate)} · {_number(e.gradient)} "
@@ -100,12 +118,16 @@ def _sum_lines(e: Explanation) -> list[str]:
     rest = e.count - len(e.paths)
     written = " + ".join(f"({p})" if p.startswith("-") else p for p in parts)
     if len(parts) > 12:
-        written = fine(e.total - e.remainder) + f" from the {len(parts)} paths above"
+        written = fine(e.total - e.remainder, _terms(e)) + f" from the {len(parts)} paths above"
     lines = [f"Sum: {written}"]
     if rest:
-        lines.append(f"     + {fine(e.remainder)} from the {plural(rest, 'other path')}")
-    lines.append(f"     = {fine(e.total)}")
+        lines.append(f"     + {fine(e.remainder, _terms(e))} from the {plural(rest, 'other path')}")
+    lines.append(f"     = {fine(e.total, _terms(e))}")
     return lines
+
+
+def _terms(e: Explanation) -> list[float]:
+    return [p.contribution for p in e.paths]
 
 
 def savings_line(e: Explanation) -> str:
