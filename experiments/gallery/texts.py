@@ -1,4 +1,4 @@
-"""What is said of the gallery by the checker and `explain_function`, to compare versions of JAX and Python.
+"""What the checker and `explain_function` say of the gallery, to compare versions of JAX and Python.
 
     python -m experiments.gallery.texts FOLDER [--only NAME …]
 
