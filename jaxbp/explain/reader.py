@@ -23,8 +23,9 @@ from jaxbp.layer import InputError
 MOST = 4000
 
 MOVES = {
-    "broadcast_in_dim", "concatenate", "dynamic_slice", "expand_dims", "gather", "rev", "reshape",
-    "slice", "split", "squeeze", "transpose",
+    "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims", "gather",
+    "pad", "rev", "reshape", "scatter", "slice", "split", "squeeze", "stack", "tile", "transpose",
+    "unstack",
 }  # fmt: skip
 SAME = {
     "convert_element_type",

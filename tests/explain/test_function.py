@@ -71,6 +71,7 @@ def test_the_thin_network_of_the_notes():
         assert f"∂L/∂{d.input}" in e.text()
 
 
+MIX = jnp.asarray([[1.0, -2.0], [0.5, 4.0], [-3.0, 0.7]])
 FUNCTIONS = {
     "used twice": (lambda x: x * x * jnp.sin(x), (1.3,), 3),
     "softmax": (lambda x: jax.nn.softmax(x)[1], (np.array([0.1, 0.7, -0.3]),), None),
@@ -85,6 +86,27 @@ FUNCTIONS = {
     "moves": (
         lambda x: jnp.cumsum(x.reshape(2, 2).T[::-1].ravel())[2] * x[1:3][0],
         (np.arange(4.0),),
+        None,
+    ),
+    "stack": (
+        lambda x: (jnp.stack([x, x**2], 1)[::-1] ** 2 * MIX).sum(),
+        (np.array([1.3, -0.4, 2.0]),),
+        None,
+    ),
+    "unstack": (lambda x: sum(k * v for k, v in enumerate(jnp.unstack(x**2))), (np.arange(4.0),), None),
+    "tile": (
+        lambda x: (jnp.tile(x**2, 2).reshape(3, 2) * MIX).sum(),
+        (np.array([1.3, -0.4, 2.0]),),
+        None,
+    ),
+    "pad": (
+        lambda x: (jax.lax.pad(x**2, x[0], [(2, -1, 1)]).reshape(3, 2) * MIX).sum(),
+        (np.array([1.3, -0.4, 2.0]),),
+        None,
+    ),
+    "put": (
+        lambda x: ((x**2).at[1].set(x[0]).at[2].set(5.0) * MIX[:, 0]).sum(),
+        (np.array([1.3, -0.4, 2.0]),),
         None,
     ),
     "where": (lambda x, y: jnp.where(x > y, x**3, jnp.log(y)), (1.2, 0.4), None),
