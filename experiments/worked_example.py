@@ -15,9 +15,9 @@ import numpy as np  # noqa: E402
 
 from jaxbp import Dense, Sigmoid, Softmax, SoftmaxCrossEntropy, SquaredError, value_and_grad  # noqa: E402
 from jaxbp.check.oracle import reference_value_and_grad, relative_error  # noqa: E402
-from jaxbp.compose import Chain, Record  # noqa: E402
-from jaxbp.layer import map_leaves  # noqa: E402
+from jaxbp.compose import Chain  # noqa: E402
 from jaxbp.models import notes_network  # noqa: E402
+from jaxbp.record import passed, recorded  # noqa: E402
 
 ETA = 1.0
 
@@ -25,22 +25,21 @@ ETA = 1.0
 def walk() -> dict:
     """One forward and one backward pass, with everything that passed each layer."""
     net, params, x, y = notes_network()
-    recorded = map_leaves(Record, net)
-    loss, passed = value_and_grad(recorded, SquaredError("sum"))(params, x, y)
-    first, sigmoid, second, softmax = passed
+    loss, seen = value_and_grad(recorded(net), SquaredError("sum"), passed)(params, x, y)
+    first, sigmoid, second, softmax = seen
     return {
-        "a1": first["y"],
-        "h1": sigmoid["y"],
-        "a2": second["y"],
-        "ŷ": softmax["y"],
+        "a1": first.y,
+        "h1": sigmoid.y,
+        "a2": second.y,
+        "ŷ": softmax.y,
         "L": loss,
-        "dL/dŷ": softmax["dy"],
-        "δ2": second["dy"],
-        "δ1": first["dy"],
-        "dW1": first["gradient"]["w"].T,
-        "dW2": second["gradient"]["w"].T,
-        "db1": first["gradient"]["b"],
-        "db2": second["gradient"]["b"],
+        "dL/dŷ": softmax.dy,
+        "δ2": second.dy,
+        "δ1": first.dy,
+        "dW1": first.gradient["w"].T,
+        "dW2": second.gradient["w"].T,
+        "db1": first.gradient["b"],
+        "db2": second.gradient["b"],
     }
 
 

@@ -9,8 +9,8 @@ slice for every path).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,25 +23,19 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    Part,
     PyTree,
     Static,
+    add_errors,
+    entries,
     gradient,
     inside,
     output_shape,
+    require_parts,
 )
+from jaxbp.record import Record
 
-
-def add_errors(*errors: PyTree) -> PyTree:
-    """`∂L/∂x = Σ_paths`: the errors that arrive over parallel paths, added leaf by leaf.
-
-    `None` (the error of an integer leaf, or of a path that does not exist) counts as zero.
-    """
-
-    def add(*parts: Any) -> Any:
-        present = [part for part in parts if part is not None]
-        return sum(present[1:], start=present[0]) if present else None
-
-    return jax.tree.map(add, *errors, is_leaf=lambda leaf: leaf is None)
+__all__ = ["MERGES", "Branch", "Chain", "Merge", "Record", "Residual", "Stack", "Tied", "add_errors"]
 
 
 def _same_shapes(a: PyTree, b: PyTree) -> bool:
@@ -49,10 +43,6 @@ def _same_shapes(a: PyTree, b: PyTree) -> bool:
         return [(x.shape, x.dtype) for x in jax.tree.leaves(t)], jax.tree.structure(t)
 
     return describe(a) == describe(b)
-
-
-def _alike(a: PyTree, b: PyTree) -> bool:
-    return jax.tree.structure(a) == jax.tree.structure(b) and _same_shapes(a, b)
 
 
 def _shapes(tree: PyTree) -> str:
@@ -75,37 +65,73 @@ class Chain(Layer):
 
     def init(self, key: Any, x: PyTree) -> PyTree:
         params = []
-        for i, (layer, k) in enumerate(zip(self.layers, _keys(key, len(self.layers)), strict=True)):
-            with inside(f"Chain[{i}]"):
+        for where, layer, k in _row(self, key, lambda chain, k: _keys(k, len(chain.layers))):
+            with inside(*where):
                 params.append(layer.init(k, x))
                 x = output_shape(layer, params[-1], x)
-        return tuple(params)
+        return _nested(self, params)
 
     def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
-        _check_params(self, params, len(self.layers))
+        def share(chain: Chain, own: tuple[PyTree, Mode]) -> Any:
+            require_parts(chain, own[0], len(chain.layers))
+            return zip(own[0], own[1].split(len(chain.layers)), strict=True)
+
         saved = []
-        modes = mode.split(len(self.layers))
-        for i, (layer, p, m) in enumerate(zip(self.layers, params, modes, strict=True)):
-            with inside(f"Chain[{i}]"):
+        for where, layer, (p, m) in _row(self, (params, mode), share):
+            with inside(*where):
                 x, kept = layer.forward(p, x, m)
             saved.append(kept)
-        return x, tuple(saved)
+        return x, _nested(self, saved)
 
     def backward(
         self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
     ) -> tuple[PyTree, PyTree]:
         gathered = []
-        for layer, p, s in reversed(list(zip(self.layers, params, saved, strict=True))):
+        row = list(_row(self, (params, saved), lambda _, own: zip(*own, strict=True)))
+        for _, layer, (p, s) in reversed(row):
             g, dy = layer.backward(p, s, dy, gather)
             gathered.append(g)
-        return tuple(reversed(gathered)), dy
+        return _nested(self, reversed(gathered)), dy
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return tuple(layer.trainable(p) for layer, p in zip(self.layers, params, strict=True))
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        return entries(self, "layers", params, saved)
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        parts = zip(self.layers, params, saved, strict=True)
-        return tuple(layer.update_statistics(p, s) for layer, p, s in parts)
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        return tuple(trees)
+
+
+def _row(chain: Chain, own: Any, share: Callable[[Any, Any], Any]) -> Iterator[tuple[Any, Layer, Any]]:
+    """The layers in a row, those of chains in the chain too: `(address, layer, its share of own)`.
+
+    `share(chain, own)` is a chain's own, a share a layer. However deep chains are nested, they are one
+    row, and walked in one loop: a call a level would end at Python's limit.
+    """
+    todo: list[Any] = [((), chain, own)]
+    while todo:
+        where, layer, own = todo.pop()
+        if layer is chain or type(layer) is Chain:
+            shares = enumerate(zip(layer.layers, share(layer, own), strict=True))
+            todo += reversed([((*where, f"Chain[{i}]"), part, s) for i, (part, s) in shares])
+        else:
+            yield where, layer, own
+
+
+def _nested(chain: Chain, row: Iterable[Any]) -> tuple[Any, ...]:
+    """One value for every layer of `_row`, as tuples that are nested as the chains are."""
+    values, opened = iter(row), [(chain, list[Any]())]
+    while True:
+        layer, made = opened[-1]
+        if len(made) < len(layer.layers):
+            part = layer.layers[len(made)]
+            if type(part) is Chain:
+                opened.append((part, []))
+            else:
+                made.append(next(values))
+        else:
+            opened.pop()
+            if not opened:
+                return tuple(made)
+            opened[-1][1].append(tuple(made))
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -117,8 +143,8 @@ class Tied(Chain):
     here and nowhere else: `∂L/∂w = (∂L/∂w)_first + (∂L/∂w)_last`, each term with the other place held
     fixed. The last layer must take parameters of the first one's structure and shapes.
 
-    A `gather` that returns anything but gradients gets its two results back side by side, in the
-    places of the two layers: what a sum would mean is not known for them.
+    A `gather` that says how its results add (`adds`, as `gradient` does) gets that sum in the first place
+    and nothing in the last; any other gets both back side by side, in the places of the two layers.
     """
 
     def __init__(self, *layers: Layer):
@@ -142,19 +168,27 @@ class Tied(Chain):
         self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
     ) -> tuple[PyTree, PyTree]:
         (first, *rest, last), dx = super().backward(self._untied(params), saved, dy, gather)
-        gradients = gather in (None, gradient) and _alike(first, params[0]) and _alike(last, params[0])
-        if gradients:  # and not what a `Record` around a layer makes of them
-            return (add_errors(first, last), *rest, ()), dx
-        return (first, *rest, last), dx
+        add = getattr(gather or gradient, "add", None)
+        if add is None:
+            return (first, *rest, last), dx
+        try:
+            return (add(first, last), *rest, ()), dx
+        except (TypeError, ValueError) as error:
+            places = f"{self.layers[0]} and {self.layers[-1]}"
+            raise InputError(
+                f"Tied: what {places} make of their one weight does not add: {error}"
+            ) from None
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return (*super().trainable(self._untied(params))[:-1], ())
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        *others, last = entries(self, "layers", self._untied(params), saved)
+        return (*others, replace(last, at=(0,), shared=True))
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        return (*super().update_statistics(self._untied(params), saved)[:-1], ())
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        """What the last layer makes of the first one's parameters has no place of its own."""
+        return (*trees[:-1], ())
 
     def _untied(self, params: PyTree) -> PyTree:
-        _check_params(self, params, len(self.layers))
+        require_parts(self, params, len(self.layers))
         return (*params[:-1], params[0])
 
 
@@ -192,11 +226,11 @@ class Residual(Layer):
                 f"the body must return what it takes, {_shapes(x)}, but returns {_shapes(y)}"
             )
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return self.body.trainable(params)
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        return (Part("body", self.body, params, saved),)
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        return self.body.update_statistics(params, saved)
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        return trees[0]
 
 
 class Merge(NamedTuple):
@@ -276,7 +310,7 @@ class Branch(Layer):
         return tuple(params)
 
     def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
-        _check_params(self, params, len(self.bodies))
+        require_parts(self, params, len(self.bodies))
         ys, saved = [], []
         modes = mode.split(len(self.bodies))
         for i, (body, p, m) in enumerate(zip(self.bodies, params, modes, strict=True)):
@@ -299,12 +333,11 @@ class Branch(Layer):
         ]
         return tuple(g for g, _ in walks), add_errors(*(dx for _, dx in walks))
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return tuple(body.trainable(p) for body, p in zip(self.bodies, params, strict=True))
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        return entries(self, "bodies", params, None if saved is None else saved[0])
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        parts = zip(self.bodies, params, saved[0], strict=True)
-        return tuple(body.update_statistics(p, s) for body, p, s in parts)
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        return tuple(trees)
 
 
 @dataclass(frozen=True, repr=False)
@@ -371,43 +404,12 @@ class Stack(Layer):
         )
         return gathered, dx
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return self.body.trainable(params)
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        """The body with all copies' parameters and saved values, along a leading axis."""
+        return (Part("body", self.body, params, saved, copies=(self.depth,)),)
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        return jax.vmap(self.body.update_statistics)(params, saved)
-
-
-@dataclass(frozen=True, repr=False)
-class Record(Layer):
-    """`body`, with everything that passes it in a walk: what checks and explanations are made of.
-
-    `map_leaves(Record, net)` gives the same network, whose `backward` gathers at every leaf a dict of
-    `x`, `y`, `dy`, `dx`, `saved` and `gradient` (what `gather` returned) instead of the gradient alone.
-    It works under `jit`, `vmap` and inside `Stack` like any other layer.
-    """
-
-    body: Layer
-
-    def init(self, key: Any, x: PyTree) -> PyTree:
-        return self.body.init(key, x)
-
-    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
-        y, saved = self.body.forward(params, x, mode)
-        return y, (x, y, saved)
-
-    def backward(
-        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
-    ) -> tuple[PyTree, PyTree]:
-        x, y, kept = saved
-        gathered, dx = self.body.backward(params, kept, dy, gather)
-        return {"x": x, "y": y, "dy": dy, "dx": dx, "saved": kept, "gradient": gathered}, dx
-
-    def trainable(self, params: PyTree) -> PyTree:
-        return self.body.trainable(params)
-
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        return self.body.update_statistics(params, saved[2])
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        return trees[0]
 
 
 def _check_layers(name: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
@@ -418,14 +420,6 @@ def _check_layers(name: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
             hint = " (did you forget the parentheses?)" if isinstance(layer, type) else ""
             raise InputError(f"{name}: argument {i} is not a layer: {layer!r}{hint}")
     return layers
-
-
-def _check_params(layer: Layer, params: Any, count: int) -> None:
-    if not isinstance(params, tuple | list) or len(params) != count:
-        got = f"{type(params).__name__} of {len(params)}" if hasattr(params, "__len__") else params
-        raise InputError(
-            f"{type(layer).__name__}: expected params as a tuple of {count}, one a part, got {got}"
-        )
 
 
 def _keys(key: Any, count: int) -> Any:

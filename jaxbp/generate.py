@@ -18,22 +18,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack, Tied
-from jaxbp.layer import InputError, Layer, PyTree, is_leaf
+from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack
+from jaxbp.layer import InputError, Layer, Part, PyTree, composed, is_leaf
 
 COLDEST = float(jnp.finfo(jnp.float32).tiny)  # float32 divides by no smaller number
 
 
 def start(layer: Layer, params: PyTree, batch: int, length: int, dtype: Any) -> PyTree:
     """An empty cache for `batch` sequences of up to `length` tokens."""
-    if isinstance(layer, Chain | Branch):
-        parts = layer.layers if isinstance(layer, Chain) else layer.bodies
-        pairs = zip(parts, _own(layer, params), strict=True)
-        return tuple(start(part, p, batch, length, dtype) for part, p in pairs)
-    if isinstance(layer, Residual):
-        return start(layer.body, params, batch, length, dtype)
-    if isinstance(layer, Stack):
-        return jax.vmap(lambda p: start(layer.body, p, batch, length, dtype))(params)
+    if isinstance(layer, Chain | Branch | Residual | Stack):
+
+        def empty(part: Part) -> PyTree:
+            fresh = partial(start, part.layer, batch=batch, length=length, dtype=dtype)
+            return (jax.vmap(fresh) if part.copies else fresh)(part.params)
+
+        return tuple(map(empty, layer.parts(params)))
     if not is_leaf(layer):
         raise InputError(f"{type(layer).__name__}: does not know how to go on token by token")
     own = getattr(layer, "start", None)
@@ -42,25 +41,26 @@ def start(layer: Layer, params: PyTree, batch: int, length: int, dtype: Any) -> 
 
 def advance(layer: Layer, params: PyTree, cache: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
     """`(y, cache)` for the next places `x` of every sequence: what `layer` returns there."""
+    parts = list(zip(layer.parts(params), cache, strict=True)) if composed(layer) else []
     if isinstance(layer, Chain):
         caches = []
-        for part, p, c in zip(layer.layers, _own(layer, params), cache, strict=True):
-            x, new = advance(part, p, c, x)
+        for part, c in parts:
+            x, new = advance(part.layer, part.params, c, x)
             caches.append(new)
         return x, tuple(caches)
-    if isinstance(layer, Residual):
-        y, cache = advance(layer.body, params, cache, x)
-        return jax.tree.map(jnp.add, x, y), cache
-    if isinstance(layer, Branch):
-        parts = zip(layer.bodies, params, cache, strict=True)
-        ys, caches = zip(*(advance(body, p, c, x) for body, p, c in parts), strict=True)
-        return MERGES[layer.merge].join(ys)[0], caches
     if isinstance(layer, Stack):
 
-        def step(h: PyTree, part: Any) -> tuple[PyTree, PyTree]:
-            return advance(layer.body, part[0], part[1], h)
+        def step(h: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
+            p, c = copy
+            return advance(layer.body, p, c, h)
 
-        return jax.lax.scan(step, x, (params, cache))
+        x, cache = jax.lax.scan(step, x, (params, cache[0]))
+        return x, (cache,)
+    if isinstance(layer, Branch | Residual):
+        ends = (advance(part.layer, part.params, c, x) for part, c in parts)
+        ys, caches = zip(*ends, strict=True)
+        join = MERGES[layer.merge if isinstance(layer, Branch) else "sum"].join
+        return join(ys if isinstance(layer, Branch) else (x, *ys))[0], caches
     own = getattr(layer, "advance", None)
     return own(params, cache, x) if own else (layer(params, x), cache)
 
@@ -113,8 +113,3 @@ def _draw(logits: Array, key: Any, temperature: float | int, top: int | None) ->
     # Less the largest, which changes no probability: a quotient that overflows is then -inf, whose is 0.
     logits = logits.astype(jnp.float32)
     return jax.random.categorical(key, (logits - logits.max(axis=-1, keepdims=True)) / temperature)
-
-
-def _own(layer: Layer, params: PyTree) -> PyTree:
-    """What each part of a combinator works with."""
-    return (*params[:-1], params[0]) if isinstance(layer, Tied) else params

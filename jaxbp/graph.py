@@ -7,13 +7,27 @@ for the rest: U-Net skips, several inputs, several outputs.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from jaxbp.compose import MERGES, add_errors
-from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, inside, output_shape
+from jaxbp.compose import MERGES
+from jaxbp.layer import (
+    Eval,
+    Gather,
+    InputError,
+    Layer,
+    Mode,
+    Part,
+    PyTree,
+    add_errors,
+    entries,
+    inside,
+    output_shape,
+    require_parts,
+)
 
 Sources = str | tuple[str, ...]
 
@@ -101,8 +115,7 @@ class Graph(Layer):
         return tuple(params)
 
     def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, tuple | list) or len(params) != len(self.layers):
-            raise InputError(f"Graph: expected params as a tuple of {len(self.layers)}, one a layer")
+        require_parts(self, params, len(self.layers))
         values, saved = self._given(x), []
         modes = mode.split(len(self.layers))
         parts = zip(self.names, self.layers, self.sources, params, modes, strict=True)
@@ -126,12 +139,11 @@ class Graph(Layer):
         errors = {name: add_errors(*arrived[name]) for name in _names(self.inputs)}
         return tuple(reversed(gathered)), _read(errors, self.inputs)
 
-    def trainable(self, params: PyTree) -> PyTree:
-        return tuple(layer.trainable(p) for layer, p in zip(self.layers, params, strict=True))
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        return entries(self, "layers", params, saved)
 
-    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
-        parts = zip(self.layers, params, saved, strict=True)
-        return tuple(layer.update_statistics(p, s) for layer, p, s in parts)
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        return tuple(trees)
 
     def _given(self, x: PyTree) -> dict[str, PyTree]:
         if isinstance(self.inputs, str):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar
@@ -39,12 +39,12 @@ class InputError(ValueError):
 
 
 @contextmanager
-def inside(place: object) -> Iterator[None]:
-    """Add `place` to the address of any `InputError` raised in this block."""
+def inside(*places: object) -> Iterator[None]:
+    """Add `places`, outermost first, to the address of any `InputError` raised in this block."""
     try:
         yield
     except InputError as error:
-        raise InputError(error.message, (str(place), *error.where)) from None
+        raise InputError(error.message, (*map(str, places), *error.where)) from None
 
 
 # --- mode -------------------------------------------------------------------------------------------
@@ -127,6 +127,20 @@ class Layer(ABC):
         """Evaluate; nothing is kept."""
         return self.forward(params, x, Eval())[0]
 
+    # Which parameters belong to which part: for whoever walks a network without knowing its layers.
+
+    def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+        """The parts of a combinator, in forward order, each with what of `params` and `saved` is its own.
+
+        A leaf has none. A combinator that does not say (that leaves this default) is walked as one
+        layer, through its own `backward`: nobody guesses.
+        """
+        return ()
+
+    def whole(self, trees: Sequence[PyTree]) -> PyTree:
+        """The inverse of `parts`: from a tree for every part to one shaped like this layer's params."""
+        raise TypeError(f"{type(self).__name__} has no whole: a combinator with parts must write one")
+
     # What is not a derivative, with the defaults that all but a few layers want.
 
     fewest_examples: ClassVar[int] = 1
@@ -134,32 +148,88 @@ class Layer(ABC):
 
     def trainable(self, params: PyTree) -> PyTree:
         """A mask of booleans shaped like `params`: `False` where an optimizer must not touch."""
-        return jax.tree.map(lambda _: True, params)
+
+        def mask(part: Part) -> PyTree:
+            if _writes(part.layer, "trainable", self):
+                return part.layer.trainable(part.params)
+            return jax.tree.map(lambda _: True, part.params)
+
+        return _each_leaf(self, "trainable", mask, params)
 
     def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
         """`params` with running statistics moved towards those of the batch in `saved`."""
-        return params
+
+        def moved(part: Part) -> PyTree:
+            if not _writes(part.layer, "update_statistics", self):
+                return part.params
+            update = part.layer.update_statistics
+            for _ in part.copies:
+                update = jax.vmap(update)
+            return update(part.params, part.saved)
+
+        return _each_leaf(self, "update_statistics", moved, params, saved)
 
     def __repr__(self) -> str:
         """The constructor call, without arguments left at their defaults."""
-        shown = []
+        text, todo = [], list[Any]([self])
+        while todo:  # and not a call a level: networks may be nested deeply
+            item = todo.pop()
+            if isinstance(item, Layer) and not _overrides(item, "__repr__"):
+                todo += reversed(item._call())
+            else:
+                text.append(item if isinstance(item, str) else repr(item))
+        return "".join(text)
+
+    def _call(self) -> list[str | Layer]:
+        """The pieces of the constructor call: text, and the layers in it."""
+        shown: list[list[str | Layer]] = []
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value, required = getattr(self, field.name), field.default is dataclasses.MISSING
             if required and isinstance(value, tuple) and isinstance(value[0], Layer):
-                shown.append(", ".join(map(repr, value)))
+                shown += [[_text(part)] for part in value]
             elif required:
-                shown.append(_text(value))
+                shown.append([_text(value)])
             elif value != field.default:
-                shown.append(f"{field.name}={_text(value)}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+                shown.append([f"{field.name}=", _text(value)])
+        between = [piece for argument in shown for piece in (", ", *argument)][1:]
+        return [f"{type(self).__name__}(", *between, ")"]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | Layer:
     """A function by its name, since its `repr` has an address in it; anything else by its `repr`."""
-    is_function = callable(value) and not isinstance(value, Layer) and hasattr(value, "__name__")
-    return value.__name__ if is_function else repr(value)
+    if isinstance(value, Layer):
+        return value
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
 
 
+def adds(add: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    """Decorator: says how two results of a `gather` add, where one weight stands in two places (`Tied`).
+
+    Any `gather` with an attribute or a method `add(first, last)` is understood; one without gets its two
+    results back side by side, in the places of the two layers.
+    """
+
+    def mark(gather: Any) -> Any:
+        gather.add = add
+        return gather
+
+    return mark
+
+
+def add_errors(*errors: PyTree) -> PyTree:
+    """`∂L/∂x = Σ_paths`: what arrives over parallel paths, added leaf by leaf.
+
+    `None` (the error of an integer leaf, or of a path that does not exist) counts as zero.
+    """
+
+    def add(*parts: Any) -> Any:
+        present = [part for part in parts if part is not None]
+        return sum(present[1:], start=present[0]) if present else None
+
+    return jax.tree.map(add, *errors, is_leaf=lambda leaf: leaf is None)
+
+
+@adds(add_errors)
 def gradient(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
     """The default `gather`: the parameter gradient of every leaf."""
     return layer.gradient(params, saved, delta)
@@ -192,12 +262,14 @@ def children(layer: Layer) -> Iterator[tuple[str, Layer]]:
                     yield f"{field.name}[{i}]", part
 
 
-def leaves(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+def leaves(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Every leaf with its path, in forward order: `("layers[1].body.layers[0]", Dense(8))`."""
-    if is_leaf(layer):
-        yield path, layer
-    for name, part in children(layer):
-        yield from leaves(part, f"{path}.{name}" if path else name)
+    todo = [("", layer)]
+    while todo:
+        path, layer = todo.pop()
+        if is_leaf(layer):
+            yield path, layer
+        todo += reversed([(f"{path}.{name}" if path else name, part) for name, part in children(layer)])
 
 
 def smallest_batch(net: Layer) -> int:
@@ -205,20 +277,175 @@ def smallest_batch(net: Layer) -> int:
     return max(leaf.fewest_examples for _, leaf in leaves(net))
 
 
-def map_leaves(fn: Callable[[Layer], Layer], layer: Layer) -> Layer:
-    """The same network with every leaf replaced by `fn(leaf)`."""
-    if is_leaf(layer):
-        return fn(layer)
+def map_leaves(
+    fn: Callable[[Layer], Layer], layer: Layer, stop: Callable[[Layer], bool] = is_leaf
+) -> Layer:
+    """The same network with every leaf (or whatever `stop` says is one) replaced by `fn(leaf)`."""
+    done: list[Layer] = []  # what the layers visited so far have become, until their combinator takes it
+    todo = [(layer, False)]
+    while todo:
+        layer, visited = todo.pop()
+        if stop(layer):
+            done.append(fn(layer))
+        elif visited:
+            count = sum(1 for _ in children(layer))
+            parts = iter(done[len(done) - count :])
+            del done[len(done) - count :]
+            done.append(_with_children(layer, parts))
+        else:
+            todo += [(layer, True), *reversed([(part, False) for _, part in children(layer)])]
+    return done[0]
 
-    def rebuild(value: Any) -> Any:
-        if isinstance(value, Layer):
-            return map_leaves(fn, value)
-        return tuple(map(rebuild, value)) if isinstance(value, tuple) else value
+
+def _with_children(layer: Layer, parts: Iterator[Layer]) -> Layer:
+    """The combinator with other parts, in the order of `children`."""
+
+    def taken(value: Any) -> Any:
+        return next(parts) if isinstance(value, Layer) else value
 
     new = copy.copy(layer)
     for field in dataclasses.fields(layer):  # pyright: ignore[reportArgumentType]
-        object.__setattr__(new, field.name, rebuild(getattr(layer, field.name)))
+        value = getattr(layer, field.name)
+        other = tuple(map(taken, value)) if isinstance(value, tuple) else taken(value)
+        object.__setattr__(new, field.name, other)
     return new
+
+
+# --- and with what belongs to each layer --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A layer in a combinator, and what of the whole belongs to it."""
+
+    path: str  # its address: `layers[0]`, `body`, and from `walk` that in the network
+    layer: Layer
+    params: PyTree
+    saved: PyTree = None
+    gathered: PyTree = None
+    at: tuple[int, ...] = ()  # the address of its parameters in those of the whole; empty: all of them
+    copies: tuple[int, ...] = ()  # depths of the stacks around it: leading axes of all of its arrays
+    shared: bool = False  # whether its parameters are those of a part before it (`Tied`)
+
+
+def composed(layer: Layer) -> bool:
+    """Whether `layer` is a combinator that says which parameters belong to which part."""
+    return _overrides(layer, "parts")
+
+
+def walk(
+    net: Layer,
+    params: PyTree,
+    saved: PyTree = None,
+    gathered: PyTree = None,
+    *,
+    apart: bool = False,
+    stop: Callable[[Layer], bool] = lambda _: False,
+) -> Iterator[Part]:
+    """Every layer without `parts`, in forward order, with what belongs to it.
+
+    `saved` is what `forward` kept, `gathered` what `backward` gathered. With `apart`, each copy in a
+    `Stack` is a part of its own (`layers[1].body[0]`), one copy after another; otherwise its arrays
+    keep their leading axes, and `copies` says so. `stop` says where not to look further inside.
+    """
+    todo = [Part("", net, params, saved, gathered)]
+    while todo:
+        part = todo.pop()
+        inner = [] if stop(part.layer) else _inner(part, apart)
+        if not inner:
+            yield part
+        todo += reversed(inner)
+
+
+def rebuild(
+    net: Layer,
+    params: PyTree,
+    trees: Iterable[PyTree],
+    *,
+    apart: bool = False,
+    stop: Callable[[Layer], bool] = lambda _: False,
+) -> PyTree:
+    """The inverse of `walk`: a tree like `params` from one for every part that `walk` gives."""
+    given, done = iter(trees), list[PyTree]()
+    todo: list[tuple[Part, int]] = [(Part("", net, params), 0)]
+    while todo:
+        part, count = todo.pop()
+        if count:
+            made = done[len(done) - count :]
+            whole = _stacked if apart and part.copies else part.layer.whole
+            done[len(done) - count :] = [whole(made)]
+        elif not stop(part.layer) and (inner := _inner(part, apart)):
+            todo += [(part, len(inner)), *reversed([(one, 0) for one in inner])]
+        else:
+            done.append(next(given))
+    return done[0]
+
+
+def _inner(outer: Part, apart: bool) -> list[Part]:
+    """The parts of a part, addressed from the network; with `apart`, a stack's copies one by one."""
+    if apart and outer.copies:
+        return [_copy(outer, i) for i in range(outer.copies[0])]
+    inner = []
+    for k, part in enumerate(outer.layer.parts(outer.params, outer.saved)):
+        # what is gathered is nested as the layers are: an entry a part, or all of it for the only one
+        gathered = outer.gathered[k] if part.at and outer.gathered is not None else outer.gathered
+        inner.append(
+            dataclasses.replace(
+                part,
+                path=f"{outer.path}.{part.path}" if outer.path else part.path,
+                gathered=gathered,
+                at=(*outer.at, *part.at),
+                copies=(*outer.copies, *part.copies),
+                shared=outer.shared or part.shared,
+            )
+        )
+    return inner
+
+
+def _copy(stacked: Part, i: int) -> Part:
+    trees = ("params", "saved", "gathered")
+    own = {name: jax.tree.map(lambda leaf: leaf[i], getattr(stacked, name)) for name in trees}
+    return dataclasses.replace(stacked, path=f"{stacked.path}[{i}]", copies=(), **own)
+
+
+def _stacked(copies: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *each: jnp.stack(each), *copies)
+
+
+def _each_leaf(net: Layer, method: str, fn: Callable[[Part], PyTree], *trees: PyTree) -> PyTree:
+    """`fn` of every layer that has no parts, or writes `method` of its own, put together again."""
+
+    def own(layer: Layer) -> bool:
+        return _writes(layer, method, net)
+
+    return rebuild(net, trees[0], map(fn, walk(net, *trees, stop=own)), stop=own)
+
+
+def _writes(layer: Layer, method: str, net: Layer) -> bool:
+    """Whether a layer inside `net` has a `method` of its own (`net` itself asks for the default)."""
+    return layer is not net and _overrides(layer, method)
+
+
+def _overrides(layer: Layer, method: str) -> bool:
+    return getattr(type(layer), method) is not getattr(Layer, method)
+
+
+def entries(layer: Layer, field: str, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
+    """`parts` of a combinator whose `params` and `saved` have an entry for every layer in `field`."""
+    layers = getattr(layer, field)
+    require_parts(layer, params, len(layers))
+    kept = [None] * len(layers) if saved is None else saved
+    each = enumerate(zip(layers, params, kept, strict=True))
+    return tuple(Part(f"{field}[{i}]", part, p, s, at=(i,)) for i, (part, p, s) in each)
+
+
+def require_parts(layer: Layer, params: Any, count: int) -> None:
+    """Raise `InputError` unless `params` is a tuple of `count` entries, one a part."""
+    if not isinstance(params, tuple | list) or len(params) != count:
+        got = f"{type(params).__name__} of {len(params)}" if hasattr(params, "__len__") else params
+        raise InputError(
+            f"{type(layer).__name__}: expected params as a tuple of {count}, one a part, got {got}"
+        )
 
 
 # --- shapes -----------------------------------------------------------------------------------------

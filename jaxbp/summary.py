@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxbp.compose import Record, Stack
-from jaxbp.layer import Layer, PyTree, Train, children, is_leaf, leaves, map_leaves
+from jaxbp.layer import Layer, Part, PyTree, Train
+from jaxbp.record import each_passed, record
 
 COLUMNS = ("layer", "path", "output", "parameters", "saved", "forward FLOPs", "backward FLOPs")
 STYLE = "border-collapse: collapse; white-space: nowrap"
@@ -133,19 +133,8 @@ def summary(net: Layer, x: PyTree) -> Summary:
     key = jax.random.key(0)
     params = jax.eval_shape(net.init, key, x)
     mode = Train(key)
-    recorded = map_leaves(Record, net)
-
-    def walk(p: PyTree, v: PyTree) -> PyTree:
-        y, saved = recorded.forward(p, v, mode)
-        return recorded.backward(p, saved, y)[0]
-
-    seen = jax.eval_shape(walk, params, x)
-    records = jax.tree.leaves(seen, is_leaf=_is_record)
-    copies = list(_copies(net))
-    rows = [
-        _row(layer, path, depth, record)
-        for (path, layer), depth, record in zip(leaves(net), copies, records, strict=True)
-    ]
+    _, gathered = jax.eval_shape(lambda p, v: record(net, p, v, mode), params, x)
+    rows = [_row(part) for part in each_passed(net, params, gathered)]
     mask = zip(jax.tree.leaves(net.trainable(params)), jax.tree.leaves(params), strict=True)
     return Summary(
         rows=tuple(rows),
@@ -155,23 +144,19 @@ def summary(net: Layer, x: PyTree) -> Summary:
     )
 
 
-def _is_record(tree: Any) -> bool:
-    return isinstance(tree, dict) and tree.keys() == {"x", "y", "dy", "dx", "saved", "gradient"}
-
-
-def _row(layer: Layer, path: str, copies: tuple[int, ...], record: dict[str, Any]) -> Row:
-    """Figures of one leaf from what passed it; inside a `Stack` arrays have leading axes of copies."""
+def _row(part: Part) -> Row:
+    """Figures of one layer from what passed it; inside a `Stack` arrays have leading axes of copies."""
 
     def one(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(copies) :], a.dtype), tree)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(part.copies) :], a.dtype), tree)
 
-    # the gradient has the structure of the parameters
-    params, x, y, dy = (one(record[name]) for name in ("gradient", "x", "y", "dy"))
-    mode, many = Train(jax.random.key(0)), prod(copies)
+    layer, passed = part.layer, part.gathered
+    params, x, y, dy = map(one, (part.params, passed.x, passed.y, passed.dy))
+    mode, many = Train(jax.random.key(0)), prod(part.copies)
     saved = jax.eval_shape(lambda p, v: layer.forward(p, v, mode)[1], params, x)
     return Row(
         layer=_label(layer),
-        path=path,
+        path=part.path,
         output=", ".join(f"{list(leaf.shape)}" for leaf in jax.tree.leaves(y)),
         parameters=many * _entries(params),
         saved=many * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)),
@@ -189,15 +174,6 @@ def _label(layer: Layer) -> str:
         if field.name.endswith("initializer")
     }
     return repr(replace(layer, **starts) if starts else layer)  # pyright: ignore[reportArgumentType]
-
-
-def _copies(layer: Layer, outside: tuple[int, ...] = ()) -> Any:
-    """For every leaf, the depths of the `Stack`s around it, outermost first."""
-    if is_leaf(layer):
-        yield outside
-    inner = (*outside, layer.depth) if isinstance(layer, Stack) else outside
-    for _, part in children(layer):
-        yield from _copies(part, inner)
 
 
 def _kept(net: Layer, params: PyTree, x: PyTree, mode: Any) -> int:

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.compose import Record, Stack
 from jaxbp.foreign import FLAX, TORCH, Format, full_name, grouped
-from jaxbp.layer import InputError, Layer, PyTree, Train, children, inside, is_leaf, leaves, map_leaves
+from jaxbp.layer import InputError, Layer, PyTree, Train, inside, rebuild, walk
 from jaxbp.layers import Flatten
+from jaxbp.record import each_passed, record
 
 Arrays = Mapping[str, Any]
 
@@ -44,71 +44,32 @@ class _Slot:
     image: tuple[int, ...] | None = None  # the shape of one image whose Flatten comes right before
 
 
-def _walk(layer: Layer, params: PyTree, path: str = "") -> Iterator[_Slot]:
-    """The slots of a network; those without parameters too."""
-    if isinstance(layer, Stack):
-        for i in range(layer.depth):
-            one = jax.tree.map(lambda a, i=i: a[i], params)
-            yield from _walk(layer.body, one, f"{path}[{i}]")
-    elif is_leaf(layer):
-        yield _Slot(path, layer, params)
-    else:
-        for name, part, own in _parts(layer, params):
-            yield from _walk(part, own, f"{path}.{name}" if path else name)
+def _slots(net: Layer, params: PyTree, x: PyTree = None) -> list[_Slot]:
+    """The slots of a network, those without parameters too.
+
+    A layer that works with another's parameters (`Tied`) holds none. With an input `x`, each knows the
+    shape of the image wherever a `Flatten` of one leads into it.
+    """
+    parts = list(walk(net, params, apart=True))
+    images = {} if x is None else _images(net, params, x)
+    return [
+        _Slot(part.path, part.layer, () if part.shared else part.params, images.get(part.path))
+        for part in parts
+    ]
 
 
-def _parts(layer: Layer, params: PyTree) -> Iterator[tuple[str, Layer, PyTree]]:
-    """The parts of a combinator with the parameters of each: one a part in a tuple, or the body's."""
-    parts = list(children(layer))
-    owns = params if any(name.endswith("]") for name, _ in parts) else (params,)
-    for (name, part), own in zip(parts, owns, strict=True):
-        yield name, part, own
-
-
-def _rebuild(layer: Layer, params: PyTree, new: Iterator[Any]) -> PyTree:
-    """`params` with those of every leaf taken from `new`, in the order of `_walk`."""
-    if isinstance(layer, Stack):
-        copies = []
-        for i in range(layer.depth):
-            one = jax.tree.map(lambda a, i=i: a[i], params)
-            copies.append(_rebuild(layer.body, one, new))
-        return jax.tree.map(lambda *parts: jnp.stack(parts), *copies)
-    if is_leaf(layer):
-        return next(new)
-    rebuilt = tuple(_rebuild(part, own, new) for _, part, own in _parts(layer, params))
-    return rebuilt if isinstance(params, tuple) and _is_wide(layer) else rebuilt[0]
-
-
-def _is_wide(layer: Layer) -> bool:
-    return any(name.endswith("]") for name, _ in children(layer))
-
-
-def _slots(net: Layer, params: PyTree, x: PyTree) -> list[_Slot]:
-    """All slots, with the shape of the image wherever a `Flatten` of one leads into a layer."""
-    slots = list(_walk(net, params))
-    if x is None:
-        return slots
-    recorded, mode = map_leaves(Record, net), Train(jax.random.key(0))
-
-    def run(p: PyTree, v: PyTree) -> PyTree:
-        y, saved = recorded.forward(p, v, mode)
-        return recorded.backward(p, saved, y)[0]
-
-    def is_record(tree: Any) -> bool:
-        return isinstance(tree, dict) and "saved" in tree and "dy" in tree
-
-    seen = jax.tree.leaves(jax.eval_shape(run, params, x), is_leaf=is_record)
-    image = None
-    by_path = {}
-    for (path, layer), record in zip(leaves(net), seen, strict=True):
-        by_path[path] = image
-        if isinstance(layer, Flatten):
-            image = record["x"].shape[1:] if len(record["x"].shape) > 3 else None
-        elif jax.tree.leaves(record["gradient"]):
+def _images(net: Layer, params: PyTree, x: PyTree) -> dict[str, tuple[int, ...] | None]:
+    """By path, the shape of the image whose `Flatten` leads into a layer."""
+    mode, image, images = Train(jax.random.key(0)), None, {}
+    _, gathered = jax.eval_shape(lambda p, v: record(net, p, v, mode), params, x)
+    for part in each_passed(net, params, gathered):
+        images[part.path] = image
+        if isinstance(part.layer, Flatten):
+            shape = part.gathered.x.shape
+            image = shape[1:] if len(shape) > 3 else None
+        elif jax.tree.leaves(part.params):
             image = None
-    for slot in slots:
-        slot.image = by_path.get(slot.path)
-    return slots
+    return images
 
 
 def _with_parameters(slots: Sequence[_Slot]) -> list[_Slot]:
@@ -184,7 +145,7 @@ def to_flax(net: Layer, params: PyTree, modules: Sequence[str] | None = None) ->
     if modules is None:
         kinds: dict[str, int] = {}
         modules = []
-        for slot in _with_parameters(list(_walk(net, params))):
+        for slot in _with_parameters(_slots(net, params)):
             kind = type(slot.layer).__name__
             modules.append(f"{kind}_{kinds.setdefault(kind, 0)}")
             kinds[kind] += 1
@@ -254,7 +215,7 @@ def _read(
         raise InputError(f"no module {', '.join(missing)} (there: {', '.join(groups)})")
     for slot, name in _matched(_with_parameters(slots), list(groups) if modules is None else modules):
         slot.params = _read_one(slot, name, groups[name], _format(slot, table), channels_first)
-    return _rebuild(net, params, iter([slot.params for slot in slots]))
+    return rebuild(net, params, [slot.params for slot in slots], apart=True)
 
 
 def _read_one(

@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxbp.check.oracle import relative_error
 from jaxbp.check.report import Finding
-from jaxbp.compose import Record
-from jaxbp.layer import Eval, Layer, children, is_leaf, map_leaves
+from jaxbp.layer import Eval, Layer, composed
+from jaxbp.record import Passed, each_passed, record
 
 if TYPE_CHECKING:
     from jaxbp.check.verify import Check
@@ -25,7 +25,7 @@ def locate(check: Check) -> list[Finding]:
     """Findings about the first wrong layer (last in forward order), or none if no leaf is wrong alone."""
     net = check.target.layer
     assert net is not None
-    if is_leaf(net):
+    if not composed(net):
         return []
     args: Any = check.target.rebuild(
         [
@@ -34,16 +34,16 @@ def locate(check: Check) -> list[Finding]:
         ]
     )
     mode = args[2] if len(args) > 2 else Eval()
-    recorded: Any = map_leaves(Record, net)
+    dy = check.rule.cotangent(check.dy(check.points[0]))
     try:
-        _, saved = recorded.forward(args[0], args[1], mode)
-        records, _ = recorded.backward(args[0], saved, check.rule.cotangent(check.dy(check.points[0])))
+        _, gathered = record(net, args[0], args[1], mode, lambda _: dy)
     except Exception:
         return []
-    order = list(reversed(list(walk(net, args[0], records))))
-    for number, (path, layer, params, record) in enumerate(order):
-        if _suspect(layer, params, record):
-            findings = _alone(check, path, layer, params, record)
+    order = reversed(each_passed(net, args[0], gathered, apart=True))
+    for number, part in enumerate(order):
+        layer, path = part.layer, part.path
+        if _suspect(layer, part.params, part.gathered):
+            findings = _alone(check, layer, part.params, part.gathered.x)
             if findings:
                 place = f"{layer!r} at {path}" + (", the last layer" if number == 0 else "")
                 return [
@@ -58,37 +58,15 @@ def locate(check: Check) -> list[Finding]:
     return []
 
 
-def walk(net: Layer, params: Any, records: Any, path: str = "") -> Any:
-    """`(path, leaf, params, record)` in forward order; a scanned stack gives its last copy's slice."""
-    if is_leaf(net):
-        yield path or repr(net), net, params, records
-        return
-    parts = list(children(net))
-    if parts[0][0].endswith("]"):
-        for k, (name, part) in enumerate(parts):
-            inner = f"{path}.{name}" if path else name
-            yield from walk(part, params[k], records[k], inner)
-        return
-    name, body = parts[0]
-    inner = f"{path}.{name}" if path else name
-    depth = getattr(net, "depth", None)
-    if depth is None:
-        yield from walk(body, params, records, inner)
-        return
-    for k in range(depth):
-        p, r = (jax.tree.map(lambda a, k=k: a[k], tree) for tree in (params, records))
-        yield from walk(body, p, r, f"{path}[{k}].{name}" if path else f"[{k}].{name}")
-
-
-def _suspect(layer: Layer, params: Any, record: dict[str, Any]) -> bool:
+def _suspect(layer: Layer, params: Any, passed: Passed) -> bool:
     """Whether the leaf's own results differ from autodiff of its own forward pass, at its own error."""
     mode = Eval()
     try:
-        _, vjp = jax.vjp(lambda p, x: layer.forward(p, x, mode)[0], params, record["x"])
-        wanted = vjp(record["dy"])
+        _, vjp = jax.vjp(lambda p, x: layer.forward(p, x, mode)[0], params, passed.x)
+        wanted = vjp(passed.dy)
     except Exception:
         return True
-    for got, true in zip((record["gradient"], record["dx"]), wanted, strict=True):
+    for got, true in zip((passed.gradient, passed.dx), wanted, strict=True):
         pairs = zip(_leaves(got), _leaves(true), strict=False)
         for g, t in pairs:
             if np.shape(g) != np.shape(t):
@@ -96,17 +74,17 @@ def _suspect(layer: Layer, params: Any, record: dict[str, Any]) -> bool:
             eps = float(jax.numpy.finfo(t.dtype).eps)
             if not relative_error(g, t) <= 0.05 * min(1.0, (eps / 1e-3) ** 0.5 + 1e-3):
                 return True
-    return len(_leaves(record["gradient"])) != len(_leaves(wanted[0]))
+    return len(_leaves(passed.gradient)) != len(_leaves(wanted[0]))
 
 
 def _leaves(tree: Any) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != jax.dtypes.float0]
 
 
-def _alone(check: Check, path: str, layer: Layer, params: Any, record: dict[str, Any]) -> list[Finding]:
+def _alone(check: Check, layer: Layer, params: Any, x: Any) -> list[Finding]:
     """The leaf checked on its own, with the inputs and the error that it had in the walk."""
     from jaxbp.check.verify import check_gradients  # the two need each other
 
-    report = check_gradients(layer, params, record["x"], seed=check.seed, budget=check.budget)
+    report = check_gradients(layer, params, x, seed=check.seed, budget=check.budget)
     check.report.evaluations += report.evaluations
     return report.findings if not report.ok else []

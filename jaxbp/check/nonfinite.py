@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.network import walk
 from jaxbp.check.nonfinite_ops import first_operation
-from jaxbp.compose import Record
-from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree, map_leaves
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
 from jaxbp.losses import Loss
+from jaxbp.record import Passed, each_passed, passed, recorded
 
 
 @dataclass(frozen=True)
@@ -80,32 +79,33 @@ def locate_nonfinite(
     for phase, tree in (("parameters", params), ("input", {"x": x, "y": y})):
         if not is_finite(tree):
             return Nonfinite(phase, _first_path(tree), "", "as given", describe(tree))
-    recorded = map_leaves(Record, net)
-    prediction, saved = recorded.forward(params, x, mode)
+    same = recorded(net)
+    prediction, saved = same.forward(params, x, mode)
     if loss is None:
         value, dy = prediction, jax.tree.map(jnp.ones_like, prediction)
     else:
         value, kept = loss.forward(prediction, y)
         dy = loss.backward(kept)
-    records, _ = recorded.backward(params, saved, dy)
-    order = list(walk(net, params, records))
-    for path, layer, p, record in order:
-        if not is_finite(record["y"]):
-            operation = _operation(lambda *v, m=layer, p=p: m.forward(p, *v, mode)[0], [record["x"]])
-            return Nonfinite(
-                "forward", path, repr(layer), describe(record["x"]), describe(record["y"]), operation
-            )
+    order = each_passed(net, params, same.backward(params, saved, dy, passed)[0], apart=True)
+    for part in order:
+        seen: Passed = part.gathered
+        if not is_finite(seen.y):
+            operation = _operation(lambda v, m=part: m.layer.forward(m.params, v, mode)[0], [seen.x])
+            address = part.path or repr(net), repr(part.layer)
+            return Nonfinite("forward", *address, describe(seen.x), describe(seen.y), operation)
     if loss is not None and not (is_finite(value) and is_finite(dy)):
         operation = _operation(lambda q: loss.forward(q, y)[0], [prediction])
         return Nonfinite("loss", repr(loss), "", describe(prediction), describe((value, dy)), operation)
-    for path, layer, p, record in reversed(order):
-        made = (record["gradient"], record["dx"])
+    for part in reversed(order):
+        seen = part.gathered
+        made = (seen.gradient, seen.dx)
         if not is_finite(made):
             operation = _operation(
-                lambda d, m=layer, p=p, r=record: m.backward(p, r["saved"], d), [record["dy"]]
+                lambda d, m=part, s=seen: m.layer.backward(m.params, s.saved, d), [seen.dy]
             )
-            around = f"error {describe(record['dy'])}, input {describe(record['x'])}"
-            return Nonfinite("backward", path, repr(layer), around, describe(made), operation)
+            address = part.path or repr(net), repr(part.layer)
+            around = f"error {describe(seen.dy)}, input {describe(seen.x)}"
+            return Nonfinite("backward", *address, around, describe(made), operation)
     return None
 
 

@@ -101,7 +101,8 @@ class Check:
         try:
             y, cotangents, misfits = self._first(first)
         except RuleError as refused:
-            self._stop(_raised(str(refused)))
+            located = network.locate(self) if self.target.kind == "layer" else []
+            self._stop(*(located or [_raised(str(refused))]))
             return
         self.report.evaluations += 1
         misfits += [] if any(m.cause == "structure" for m in misfits) else self.rule.forms(cotangents)

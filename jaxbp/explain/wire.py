@@ -18,12 +18,13 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, eye_array
 
 from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack, Tied
+from jaxbp.explain import graph as drawn
 from jaxbp.explain import jacobian
-from jaxbp.explain.graph import Block, Graph, Part, Run, Wires, cut, joined, whole
+from jaxbp.explain.graph import Block, Graph, Run, Wires, cut, joined, whole
 from jaxbp.explain.jacobian import Pattern, size
 from jaxbp.explain.recurrence import as_steps
 from jaxbp.graph import Graph as LayerGraph
-from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
+from jaxbp.layer import Eval, InputError, Layer, Mode, Part, PyTree
 from jaxbp.losses import Loss
 
 Wired = tuple[PyTree, Wires]  # a value, and the neurons that it is
@@ -38,8 +39,9 @@ class Place:
     address: tuple[str, ...] = ()
     slices: tuple[int, ...] = ()
 
-    def item(self, i: int, mode: Mode) -> Place:
-        return Place(self.params[i], mode, (*self.address, str(i)), self.slices)
+    def part(self, part: Part, mode: Mode) -> Place:
+        address = (*self.address, *map(str, part.at))
+        return Place(part.params, mode, address, self.slices)
 
     def slice(self, i: int, mode: Mode) -> Place:
         params = jax.tree.map(lambda leaf: leaf[i], self.params)
@@ -71,7 +73,7 @@ class Walk:
         pattern = Pattern(layer, place.params, x, place.mode)
         at = (place.address, place.slices, joined(wires), whole(target), target, pattern)
         number = self.count if holds else None
-        self.graph.lead_through(Part(layer, place.params, x, y, saved, place.mode, number, *at))
+        self.graph.lead_through(drawn.Part(layer, place.params, x, y, saved, place.mode, number, *at))
         return y, whole(target)
 
     def _after(self, wires: Wires) -> tuple[str, int | None]:
@@ -97,23 +99,15 @@ class Walk:
             hidden = Run(None, 0, size(y[0]))  # the output of a step is its state, and followed as that
             at = (place.address, place.slices, (*state, *taken[t]), (hidden, *after), blocks[0])
             part = (steps.layer, place.params, x, y, saved, place.mode, self.count, *at, steps.pattern)
-            self.graph.lead_through(Part(*part))
+            self.graph.lead_through(drawn.Part(*part))
             state, made[t] = after, whole(blocks[0])
         every = tuple(run for t in range(len(made)) for run in made[t])
         return (*every, *state) if steps.returns_state else every
 
     def chain(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
         modes = place.mode.split(len(layer.layers))
-        for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
-            x, wires = self.wire(part, place.item(i, mode), x, wires)
-        return x, wires
-
-    def tied(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
-        """A chain whose last layer works with the first one's parameters: two places, one weight."""
-        modes = place.mode.split(len(layer.layers))
-        for i, (part, mode) in enumerate(zip(layer.layers, modes, strict=True)):
-            at = place.item(0 if i == len(layer.layers) - 1 else i, mode)
-            x, wires = self.wire(part, at, x, wires)
+        for part, mode in zip(layer.parts(place.params), modes, strict=True):
+            x, wires = self.wire(part.layer, place.part(part, mode), x, wires)
         return x, wires
 
     def residual(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
@@ -127,8 +121,8 @@ class Walk:
     def branch(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
         modes = place.mode.split(len(layer.bodies))
         ends = [
-            self.wire(body, place.item(i, mode), x, wires)
-            for i, (body, mode) in enumerate(zip(layer.bodies, modes, strict=True))
+            self.wire(part.layer, place.part(part, mode), x, wires)
+            for part, mode in zip(layer.parts(place.params), modes, strict=True)
         ]
         values = [value for value, _ in ends]
         y, here = _merged(layer.merge, values)
@@ -157,9 +151,9 @@ class Walk:
             pieces = cut(wires, [size(value) for value in x])
             known.update(zip(layer.inputs, zip(x, pieces, strict=True), strict=True))
         modes = place.mode.split(len(layer.layers))
-        parts = zip(layer.names, layer.layers, layer.sources, modes, strict=True)
-        for i, (name, part, sources, mode) in enumerate(parts):
-            known[name] = self.wire(part, place.item(i, mode), *_read(known, sources))
+        parts = zip(layer.names, layer.parts(place.params), layer.sources, modes, strict=True)
+        for name, part, sources, mode in parts:
+            known[name] = self.wire(part.layer, place.part(part, mode), *_read(known, sources))
         return _read(known, layer.outputs)
 
 
@@ -179,7 +173,7 @@ def _merged(merge: str, values: list[Any]) -> tuple[Any, list[np.ndarray]]:
 
 WIRES: dict[type[Layer], Any] = {
     Chain: Walk.chain,
-    Tied: Walk.tied,
+    Tied: Walk.chain,
     Residual: Walk.residual,
     Branch: Walk.branch,
     Stack: Walk.stack,
