@@ -144,6 +144,7 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "layers",
         "losses",
         "precision",
+        "record",
         "summary",
         "train",
     }
