@@ -206,6 +206,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
     if not outcome.history.shape[1]:
         return INTERRUPTED
     best = outcome.best
+    report.keep_description(path, task)
     save_params(path / "params.safetensors", outcome.member(best))
     metric = task.metric
     draw_sweep(path / "curves.png", outcome.history, outcome.members, config.run.name, metric)

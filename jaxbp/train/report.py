@@ -55,8 +55,14 @@ def claim(config: Config, task: Task, resume: bool) -> Path:
     # a wish for this once, not for a next run
     kept = msgspec.structs.replace(config.run, overwrite=False)
     write(path / "config.toml", msgspec.structs.replace(config, run=kept).to_toml())
-    write(path / FILE, to_json(describe(task.data), indent=1) + "\n")
+    if not resume:
+        keep_description(path, task)
     return path
+
+
+def keep_description(path: Path, task: Task) -> None:
+    """Write what the parameters in the folder need to be used; it goes wherever they go."""
+    write(path / FILE, to_json(describe(task.data), indent=1) + "\n")
 
 
 def _is_run(path: Path) -> bool:
@@ -131,6 +137,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write parameters, pictures and summary; returns the summary."""
     data, params, mesh = task.data, outcome.state.params, choose_devices(config)
+    keep_description(path, task)
     save_params(path / "params.safetensors", params)
     score = make_score(task.net, task.loss, data.kind)
     value, metric, predicted = score(params, data.test_x, data.test_y)

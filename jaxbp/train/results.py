@@ -79,7 +79,7 @@ def predict(argv: Sequence[str]) -> int:
     task, params = reload(given.run)
     if np.issubdtype(task.data.x.dtype, np.integer):
         raise InputError(f"{given.run}: is a network for text; jaxbp sample lets it go on with one")
-    x = task.data.inputs(_read_inputs(task.data, Path(given.file)), given.file)
+    x = task.data.inputs(*_read_inputs(task.data, Path(given.file)))
     prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
     rows = _class_rows(task, prediction) if task.data.kind == "classes" else _value_rows(task, prediction)
     text = io.StringIO()
@@ -92,12 +92,16 @@ def predict(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read_inputs(data: Dataset, path: Path) -> np.ndarray:
-    """The inputs in a file; of a table with a header, those columns that the network was trained on."""
+def _read_inputs(data: Dataset, path: Path) -> tuple[Any, ...]:
+    """The inputs in a file, its name, and how a table's entries are called in errors.
+
+    Of a table with a header, those columns that the network was trained on.
+    """
     if path.suffix != ".csv":
-        return read_arrays(path)[0]
+        return read_arrays(path)[0], str(path)
     cells = read_cells(require(path))
-    return cells.numbers(_which(data, cells))
+    columns = _which(data, cells)
+    return cells.numbers(columns), str(path), lambda i, j: cells.at(i, columns[j])
 
 
 def _which(data: Dataset, cells: Cells) -> Sequence[int]:

@@ -145,6 +145,13 @@ def test_labels_that_are_none(tmp_path, labels, says):
     assert str(error.value).startswith(f"{tmp_path}/x.csv: {says}")
 
 
+def test_a_number_that_float32_cannot_hold_is_where_the_editor_shows_it(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a,b,label\n1,2,0\n\n1,-1e39,1\n1,2,0\n")
+    with pytest.raises(InputError, match=r"got -1e\+39 in line 4, column 2 \(b\); data.standardize or"):
+        File(path=str(path)).load()
+
+
 def test_labels_that_look_like_values(tmp_path):
     (note,) = labelled(tmp_path / "x.csv", range(100, 160)).load().notes[1:]
     assert note.startswith("60 classes among 60 examples; numbers to be predicted are data.targets")
@@ -232,6 +239,10 @@ def test_columns_are_taken_by_name(pets, tmp_path, text, says, capsys):
         ),
         ("1,2,3,4\n", "expected rows of 2 features (inputs of shape [2]), got shape [1, 4]"),
         ("seen,weight\n1,?\n", "line 2, column 2 (weight): expected a number, got '?'"),
+        (
+            "seen,weight\n\n1,2\n1,1e300\n",
+            "expected numbers that float32 can hold, got 1e+300 in line 4, column 2 (weight); data",
+        ),
     ],
 )
 def test_columns_that_are_not_those_of_training(pets, tmp_path, text, says, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta
 
 from jaxbp.layer import InputError
-from jaxbp.train.data.scale import Scale, place, within_float32
+from jaxbp.train.data.scale import At, Scale, place, within_float32
 from jaxbp.train.schema import Section
 
 TestShare = Annotated[float, Meta(gt=0, lt=1)]
@@ -100,12 +100,12 @@ class Dataset:
             target_columns=self.columns,
         )
 
-    def inputs(self, raw: np.ndarray, what: str) -> np.ndarray:
+    def inputs(self, raw: np.ndarray, what: str, at: At | None = None) -> np.ndarray:
         """New inputs, on the scale of the original data, as the network takes them.
 
         Many `[n, …]` or a single one, each in the shape that inputs had in the original data or as a
         vector; one channel of an image need not have an axis. Any other shape is refused, for numbers in
-        another order are another input.
+        another order are another input. `at` names the place of an entry of `raw` in errors.
         """
         shape = self.given or self.shape
         allowed = {shape, (math.prod(shape),)}
@@ -125,9 +125,9 @@ class Dataset:
         raw = raw.reshape(len(raw), *self.shape)
         if whole:
             return _tokens(raw, self.outputs, what).astype(self.x.dtype)
-        raw = numbers(raw, what, self.columns)
+        raw = numbers(raw, what)
         if not self.pixels:
-            return within_float32(self.scale.apply(raw), raw, what, self.columns)
+            return within_float32(self.scale.apply(raw), raw, what, at if raw.ndim == 2 else None)
         return pixel_scale(raw, what, trained_on=self.scale).apply(raw)
 
 
@@ -193,7 +193,7 @@ def split(y: np.ndarray, share: float, seed: int, kind: Kind = "classes") -> tup
     return np.sort(held[cut:]), np.sort(held[:cut])
 
 
-def numbers(array: np.ndarray, what: str, names: tuple[str, ...] = ()) -> np.ndarray:
+def numbers(array: np.ndarray, what: str) -> np.ndarray:
     """`array` as it is, if it holds finite numbers and at least one."""
     if array.dtype.kind not in "fiubO":
         raise InputError(f"{what}: expected numbers, got an array of {array.dtype}")
@@ -204,8 +204,7 @@ def numbers(array: np.ndarray, what: str, names: tuple[str, ...] = ()) -> np.nda
         first = np.unravel_index(np.argmin(finite), array.shape)
         bad = array.size - int(finite.sum())
         raise InputError(
-            f"{what}: expected finite numbers, got {array[first]} in {place(first, names)} "
-            f"({bad} such in all)"
+            f"{what}: expected finite numbers, got {array[first]} in {place(first)} ({bad} such in all)"
         )
     return array
 

@@ -6,15 +6,12 @@ their size, and are those of the whole data, held-out part included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from jaxbp.layer import InputError
+from jaxbp.train.data.scale import At
 
 MISSING = {"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"}
-At = Callable[[int], str]
-"""From the number of an example to what an error calls its place."""
 
 
 def classes_of(

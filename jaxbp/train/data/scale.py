@@ -8,7 +8,7 @@ something near them has been taken off; float32 is only what comes out.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from jaxbp.layer import InputError
 WHOLE = 2**53  # integers up to here are float64 numbers
 BLOCK = 2**22  # entries that are brought to float64 at once
 NEAR = 2.0**-10  # a column that varies by a smaller share of its size may fall together in float32
+At = Callable[..., str]
+"""From the row and the column of an entry to what an error calls its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +102,13 @@ def standard_scale(values: np.ndarray) -> Scale:
     return Scale(d.mean(axis=0) * unit, np.where(deviation > 0, deviation, 1.0), first.origin)
 
 
-def within_float32(x: np.ndarray, raw: np.ndarray, what: str, names: tuple[str, ...] = ()) -> np.ndarray:
+def within_float32(x: np.ndarray, raw: np.ndarray, what: str, at: At | None = None) -> np.ndarray:
     """`x`, scaled `raw`; an `InputError` that names the first entry that float32 cannot hold."""
     finite = np.isfinite(x)
     if not finite.all():
         first = np.unravel_index(np.argmin(finite), x.shape)
         raise InputError(
-            f"{what}: expected numbers that float32 can hold, got {raw[first]} in {place(first, names)}; "
+            f"{what}: expected numbers that float32 can hold, got {raw[first]} in {place(first, at)}; "
             "data.standardize or data.divide brings it into range"
         )
     return x
@@ -134,8 +136,9 @@ def column(j: int, names: tuple[str, ...] = ()) -> str:
     return f"column {j + 1} ({names[j]})" if names else f"column {j + 1}"
 
 
-def place(index: tuple[Any, ...], names: tuple[str, ...] = ()) -> str:
-    """An entry of an array, counted from 0; with the column's name where there is one."""
+def place(index: tuple[Any, ...], at: At | None = None) -> str:
+    """An entry of an array, counted from 0; of a table, as an editor counts."""
+    if at is not None:
+        return at(*map(int, index))
     columns = ", ".join(str(i) for i in index[1:])
-    name = f" ({names[index[1]]})" if names and len(index) == 2 else ""
-    return f"row {index[0]}" + (f", column {columns}{name}" if columns else "")
+    return f"row {index[0]}" + (f", column {columns}" if columns else "")

@@ -14,7 +14,7 @@ from jaxbp.train.data.dataset import Data, Dataset, Kind, TestShare, check_value
 from jaxbp.train.data.description import fingerprint
 from jaxbp.train.data.files import read_arrays, require
 from jaxbp.train.data.labels import MISSING, classes_of, seen_once, several
-from jaxbp.train.data.scale import Scale, fallen_together, standard_scale, within_float32
+from jaxbp.train.data.scale import At, Scale, fallen_together, standard_scale, within_float32
 from jaxbp.train.schema import Rate, Whole
 
 
@@ -123,9 +123,9 @@ class File(Data, frozen=True, kw_only=True):
         names, target = cells.names[:-1], cells.names[-1:]
         if self.targets == "values":
             y = check_values(cells.numbers([last]), len(x), where[1])
-            return self._parts(x, y, where, (), names, target)
+            return self._parts(x, y, where, (), names, target, cells.at)
         y, classes = classes_of(_labels(cells, last), len(x), where[1], cells.at)
-        return self._parts(x, y, where, classes, names, target)
+        return self._parts(x, y, where, classes, names, target, cells.at)
 
     def _parts(
         self,
@@ -135,6 +135,7 @@ class File(Data, frozen=True, kw_only=True):
         classes: tuple[str, ...] = (),
         columns: tuple[str, ...] = (),
         target_columns: tuple[str, ...] = (),
+        at: At | None = None,
     ) -> Dataset:
         if self.targets == "classes":
             several(classes, where[1], len(y))
@@ -149,6 +150,7 @@ class File(Data, frozen=True, kw_only=True):
             standardize=self.standardize,
             columns=columns,
             target_columns=target_columns,
+            at=at,
         )
 
 
@@ -180,15 +182,16 @@ def _parts(
     standardize: bool = False,
     columns: tuple[str, ...] = (),
     target_columns: tuple[str, ...] = (),
+    at: At | None = None,
 ) -> Dataset:
     """Both parts of a table, on the scale of the part that is trained on."""
     train, test = split(y, config.test_share, config.seed, kind)
     scale = standard_scale(x[train]) if standardize else Scale(divide=divide)
-    seen = within_float32(scale.apply(x), x, where[0], columns)
+    seen = within_float32(scale.apply(x), x, where[0], at)
     target_scale, outputs, targets = Scale(), len(classes), y
     if kind == "values":
         target_scale, outputs = standard_scale(y[train]), y.shape[1]
-        targets = within_float32(target_scale.apply(y), y, where[1], target_columns)
+        targets = within_float32(target_scale.apply(y), y, where[1])
     notes = fallen_together(seen, x, columns)
     if kind == "classes":
         notes += seen_once(y[train], y[test], classes)
