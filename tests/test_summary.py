@@ -34,12 +34,13 @@ def test_the_figures_of_a_small_network() -> None:
     assert conv.forward == 2 * (4 * 8 * 8) * (3 * 3 * 3) * 6
     assert conv.backward == 2 * conv.forward  # the error to the input, and that to the kernel
     assert conv.saved == 4 * (4 * 8 * 8 * 3)
-    assert (norm.parameters, norm.saved) == (4 * 6, 4 * (4 * 8 * 8 * 6 + 3 * 6))
+    assert (norm.parameters, norm.saved) == (4 * 6, 4 * (4 * 8 * 8 * 6 + 4 * 6))
     assert (relu.forward, relu.parameters, pool.saved) == (0, 0, 4 * 4 * 4 * 6)
     assert (dense.forward, dense.backward) == (2 * 4 * 96 * 10, 4 * 4 * 96 * 10)
     assert (table.parameters, table.trainable) == (168 + 24 + 970, 168 + 24 + 970 - 12)
-    # x is given; kept are the convolution's output, three statistics, h, the winners, the pooled image
-    assert table.saved == 4 * (4 * 64 * 6) * 2 + 4 * 18 + 4 * 96 + 4 * 4 * 96
+    # x is given; kept are the convolution's output, the mean in two parts and two more statistics, h, the
+    # winners, the pooled image
+    assert table.saved == 4 * (4 * 64 * 6) * 2 + 4 * 24 + 4 * 96 + 4 * 4 * 96
     assert table.forward == conv.forward + dense.forward
 
 
