@@ -190,9 +190,16 @@ def text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _order(leaf: Leaf) -> float:
+    """The largest error first; those that are right stay in the order of the arguments."""
+    if leaf.verdict == "right":
+        return 0.0
+    return -1.0 if math.isnan(leaf.error) else -leaf.error
+
+
 def _table(leaves: list[Leaf]) -> list[str]:
     shown = [leaf for leaf in leaves if leaf.verdict != "right"] or leaves
-    shown = sorted(shown, key=lambda leaf: -1 if math.isnan(leaf.error) else -leaf.error)[:12]
+    shown = sorted(shown, key=_order)[:12]
     width = max((len(leaf.path) for leaf in (*shown, _HEAD)), default=0)
     lines = [f"  {'argument':<{width}}  verdict   error     noise floor"] if shown else []
     for leaf in shown:

@@ -11,6 +11,7 @@ from experiments.gallery import exhibits, texts
 from jaxbp.check.digits import error_words, noise_words, pair_words
 from jaxbp.check.measure import worst
 from jaxbp.check.program import all_ops, read
+from jaxbp.check.report import Leaf, Report
 
 EXHIBITS = {exhibit.name: exhibit for exhibit in exhibits()}
 SAID = Path(__file__).parent / "texts"
@@ -90,6 +91,16 @@ def test_rounding_is_said_by_its_power_of_ten() -> None:
     assert noise_words(np.nan, "float32") == "nan"
     assert error_words(3e-8, "float32", "right") == "<1e-06"
     assert error_words(0.123, "float32", "wrong") == "0.12"
+
+
+def test_rounding_does_not_order_the_arguments() -> None:
+    def leaf(path: str, verdict: str, error: float) -> Leaf:
+        return Leaf(path, (2,), "float64", verdict, error, 1e-16)
+
+    right = str(Report("f", [leaf("w", "right", 1e-17), leaf("x", "right", 9e-17)]))
+    assert right.index("\n  w ") < right.index("\n  x ")
+    wrong = str(Report("f", [leaf("w", "wrong", 0.1), leaf("x", "wrong", 0.9)]))
+    assert wrong.index("\n  x ") < wrong.index("\n  w ")
 
 
 def test_two_numbers_have_the_digits_that_tell_them_apart() -> None:
