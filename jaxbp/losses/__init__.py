@@ -9,6 +9,7 @@ the gradient until it is done: it is rounded to the prediction's dtype once, at 
 
 from jaxbp.losses.base import Loss
 from jaxbp.losses.entrywise import SigmoidCrossEntropy, SquaredError
-from jaxbp.losses.softmax import LinearCrossEntropy, SoftmaxCrossEntropy
+from jaxbp.losses.linear import LinearCrossEntropy
+from jaxbp.losses.softmax import SoftmaxCrossEntropy
 
 __all__ = ["LinearCrossEntropy", "Loss", "SigmoidCrossEntropy", "SoftmaxCrossEntropy", "SquaredError"]

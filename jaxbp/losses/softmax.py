@@ -15,16 +15,18 @@ from jaxbp.integers import between, is_integer, require_all
 from jaxbp.layer import InputError, PyTree, require_floating
 from jaxbp.losses.base import Loss, check_reduction, read_target, share, to_dtype
 from jaxbp.losses.entrywise import weighted
-from jaxbp.precision import matmul, wide
+from jaxbp.precision import wide
 
 
 class Rows(NamedTuple):
     """What each prediction is to be: targets and weights, with leading axes like the logits'."""
 
     target: Num[Array, "..."]
-    """Labels `[...]`, int32 and in range, or distributions `[..., classes]`, wide."""
+    """Labels `[...]`, int32 and in range, or distributions `[..., classes]`."""
     weight: Float[Array, "... 1"]
-    """What a prediction's loss is multiplied by in the value: 0 if it does not count."""
+    """1 for a prediction that counts, 0 for one that does not, NaN for one that is wrong."""
+    scale: Float[Array, ""]
+    """What the sum of the counted losses is multiplied by."""
     counted: Bool[Array, "... 1"] | None
     """Which predictions count, where it is not all of them."""
 
@@ -95,12 +97,12 @@ class SoftmaxCrossEntropy(Loss):
         rows = self._read(prediction, target)
         a = rows.visible(prediction).astype(rows.weight.dtype)
         losses, normalizer = self._losses(a, rows)
-        return jnp.sum(rows.weight * losses), (prediction, rows, normalizer)
+        return rows.scale * jnp.sum(rows.weight * losses), (prediction, rows, normalizer)
 
     def backward(self, saved: PyTree) -> Float[Array, "*batch classes"]:
         prediction, rows, normalizer = saved
         a = rows.visible(prediction).astype(rows.weight.dtype)
-        return self._error(a, rows, normalizer).astype(prediction.dtype)
+        return (rows.scale * self._error(a, rows, normalizer)).astype(prediction.dtype)
 
     def _losses(self, a: Array, rows: Rows) -> tuple[Array, Normalizer]:
         """`-Σ_i y_i log ŷ_i` of each row, `[..., 1]`, and what the row is normalized by."""
@@ -109,7 +111,7 @@ class SoftmaxCrossEntropy(Loss):
         e = jnp.exp(a)
         if not rows.is_labels:
             total = jnp.sum(e, axis=-1, keepdims=True)
-            terms = weighted(self._smooth(rows.target), jnp.log(total) - a)
+            terms = weighted(self._smooth(rows.target.astype(a.dtype)), jnp.log(total) - a)
             return jnp.sum(terms, axis=-1, keepdims=True), Normalizer(peak, total, total)
         at_label = jnp.take_along_axis(a, rows.target[..., None], axis=-1, mode="clip")
         own = jnp.exp(at_label)
@@ -122,10 +124,10 @@ class SoftmaxCrossEntropy(Loss):
         return losses, Normalizer(peak, rest + own, rest)
 
     def _error(self, a: Array, rows: Rows, normalizer: Normalizer) -> Array:
-        """`∂L/∂a`, wide."""
+        """`∂L/∂a` but for the scale, wide."""
         e = jnp.exp(a - normalizer.peak)
         if not rows.is_labels:
-            y = self._smooth(rows.target)
+            y = self._smooth(rows.target.astype(a.dtype))
             da = jnp.sum(y, axis=-1, keepdims=True) * (e / normalizer.total) - y
         else:
             hits = _hits(a, rows)
@@ -148,10 +150,10 @@ class SoftmaxCrossEntropy(Loss):
                 f"{self}: expected integer labels of shape {list(a.shape[:-1])} or a distribution "
                 f"of shape {list(a.shape)}, got {target.dtype}{list(target.shape)}"
             )
-        y = to_dtype(target, dtype)
-        weight = jnp.full((*a.shape[:-1], 1), share(self.reduction, a.shape[:-1]), dtype)
+        y = target if isinstance(target, jax.Array) else to_dtype(target, dtype)
         counted = None if self.label_smoothing else jnp.any(y != 0, axis=-1, keepdims=True)
-        return Rows(y, weight, counted)
+        scale = jnp.asarray(share(self.reduction, a.shape[:-1]), dtype)
+        return Rows(y, jnp.ones((*a.shape[:-1], 1), dtype), scale, counted)
 
     def _read_labels(self, labels: Any, classes: int, dtype: Any) -> Rows:
         valid = between(labels, 0, classes - 1)
@@ -160,53 +162,14 @@ class SoftmaxCrossEntropy(Loss):
         require_all(fine, labels, f"{self}: expected labels in 0 … {classes - 1}", "are out of range")
         some = np.where if isinstance(labels, np.ndarray) else jnp.where
         target = jnp.asarray(some(valid, labels, labels.dtype.type(0)).astype(np.int32))
-        weight = jnp.ones(labels.shape, dtype) if counted is None else jnp.asarray(counted).astype(dtype)
-        if self.reduction == "mean":
-            weight = weight / jnp.maximum(jnp.sum(weight), 1)
-        weight = jnp.where(jnp.asarray(fine), weight, jnp.nan)[..., None]
-        return Rows(target, weight, None if counted is None else jnp.asarray(counted)[..., None])
-
-
-@dataclass(frozen=True, repr=False)
-class LinearCrossEntropy(SoftmaxCrossEntropy):
-    """`SoftmaxCrossEntropy` of the logits `a = h w`, taken from the pair `(h, w)` that makes them.
-
-    `h: [..., features]` and `w: [features, classes]` are what a deferred head hands on
-    (`Head(classes, deferred=True)`). With `δ = ∂L/∂a` from `SoftmaxCrossEntropy`, the linear layer's
-    two equations follow in the loss:
-
-        ∂L/∂h_j  = Σ_i δ_i w_ji
-        ∂L/∂w_ji = Σ_n h_nj δ_ni          summed over the predictions
-
-    `backward` returns both as a pair, each in the dtype of what it belongs to. Targets, fields, range
-    checks and errors are those of `SoftmaxCrossEntropy`; logits are taken in float32 at least. This form
-    makes all logits at once, and keeps them, `h` and `w`.
-    """
-
-    def forward(self, prediction: Any, target: Any) -> tuple[Float[Array, ""], PyTree]:
-        if not isinstance(prediction, tuple | list) or len(prediction) != 2:
-            raise InputError(f"{self}: expected the pair (h, w) of a deferred head, got {prediction!r}")
-        h, w = prediction
-        require_floating(h, f"{self}: h")
-        require_floating(w, f"{self}: w")
-        if w.ndim != 2 or h.ndim < 1 or h.shape[-1] != w.shape[0]:
-            raise InputError(
-                f"{self}: expected h as [..., features] and w as [features, classes], "
-                f"got {list(h.shape)} and {list(w.shape)}"
-            )
-        logits = jax.ShapeDtypeStruct((*h.shape[:-1], w.shape[1]), wide(h.dtype))
-        rows = self._read(logits, target)
-        h = rows.visible(h)  # or its NaN meets δ = 0 in ∂L/∂w
-        a = matmul(h, w)
-        losses, normalizer = self._losses(a, rows)
-        return jnp.sum(rows.weight * losses), (h, w, a, rows, normalizer)
-
-    def backward(self, saved: PyTree) -> Any:
-        h, w, *kept = saved
-        delta = self._error(*kept).astype(h.dtype)
-        rows_h, rows_delta = h.reshape(-1, h.shape[-1]), delta.reshape(-1, delta.shape[-1])
-        dh, dw = matmul(delta, w.T), matmul(rows_h.T, rows_delta)
-        return dh.astype(h.dtype), dw.astype(w.dtype)
+        weight = jnp.where(jnp.asarray(fine), 1.0, jnp.nan).astype(dtype)[..., None]
+        scale = jnp.asarray(share(self.reduction, labels.shape), dtype)
+        if counted is not None:
+            counted = jnp.asarray(counted)[..., None]
+            weight = jnp.where(counted, weight, 0)
+            if self.reduction == "mean":
+                scale = 1 / jnp.maximum(jnp.sum(counted, dtype=dtype), 1)
+        return Rows(target, weight, scale, counted)
 
 
 def _hits(a: Array, rows: Rows) -> Array:

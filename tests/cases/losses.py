@@ -99,4 +99,20 @@ LOSS_CASES = [
             ({"ignore": -1}, ((4, 5), (5, 3)), with_ignored(3, 4), 1.0, ""),
         )
     ),
+    *(  # chunks that do not divide the rows, and one row at a time
+        LossCase(LinearCrossEntropy(chunk=chunk, **fields), shapes, target, scale, f"{note}-in-chunks")
+        for fields, shapes, target, scale, note, chunk in (
+            ({}, ((7, 5), (5, 3)), labels(3, 7), 1.0, "labels", 3),
+            ({}, ((7, 5), (5, 3)), labels(3, 7), 1e2, "labels", 4),
+            ({}, ((7, 5), (5, 3)), labels(3, 7), 1e-2, "labels", 2),
+            ({}, ((7, 5), (5, 3)), labels(3, 7), 1.0, "labels", 1),
+            ({"reduction": "sum"}, ((2, 5, 4), (4, 3)), labels(3, 2, 5), 1.0, "sequence", 4),
+            ({}, ((2, 5, 4), (4, 3)), soft(2, 5, 3), 1.0, "soft-sequence", 3),
+            ({"label_smoothing": 0.1}, ((7, 5), (5, 3)), labels(3, 7), 1.0, "labels", 3),
+            ({"label_smoothing": 0.1}, ((7, 5), (5, 3)), shares(7, 3), 1.0, "not-summing-to-1", 5),
+            ({"ignore": -1}, ((7, 5), (5, 3)), with_ignored(3, 7), 1.0, "ignored", 3),
+            ({"reduction": "sum"}, ((7, 1), (1, 3)), one_hot(3, 7), 1.0, "one-feature", 6),
+            ({}, ((7, 5), (5, 1)), labels(1, 7), 1.0, "one-class", 3),
+        )
+    ),
 ]
