@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
     @property
     def is_labels(self) -> bool:
-        return jnp.issubdtype(self.target.dtype, jnp.integer)
+        return self.target.ndim < self.weight.ndim  # a distribution may have an integer dtype, too
 
     def visible(self, prediction: Array) -> Array:
         """0 in place of a prediction that does not count, which may hold anything, NaN too."""
