@@ -43,6 +43,23 @@ def as_function(net: Layer) -> Callable[..., PyTree]:
     return call
 
 
+def with_gradient(value_and_grad: Callable[[PyTree], tuple[Any, PyTree]]) -> Callable[[PyTree], Any]:
+    """`fn(params) -> value`, whose reverse-mode derivative is the `grads` of `value_and_grad(params)`.
+
+    For an optimizer that differentiates the loss by itself (a line search, a Hessian's diagonal).
+    """
+
+    @jax.custom_vjp
+    def fn(params: PyTree) -> Any:
+        return value_and_grad(params)[0]
+
+    def backward(grads: PyTree, dvalue: Any) -> tuple[PyTree]:
+        return (jax.tree.map(lambda g: dvalue.astype(g.dtype) * g, grads),)
+
+    fn.defvjp(value_and_grad, backward)
+    return fn
+
+
 def _without_float0(tree: PyTree) -> PyTree:
     """Cotangents of integer leaves are `float0` to `jax.vjp` and `None` to a layer."""
     return jax.tree.map(lambda t: None if t.dtype == jax.dtypes.float0 else t, tree)

@@ -467,6 +467,61 @@ def test_modules_by_name_may_stand_in_any_order() -> None:
     np.testing.assert_array_equal(params[2]["b"], np.ones(3))
 
 
+def test_numbers_in_names_count_as_numbers() -> None:
+    """`10` comes after `2`, with gaps and whichever function sorted the dictionary."""
+    net, x = Chain(*(Dense(3) for _ in range(12))), jnp.ones((1, 3))
+    torch = {f"{2 * i}.{k}": np.full(s, i, "float32") for i in range(12) for k, s in DENSE.items()}
+    flax = {f"Dense_{i}": {"kernel": np.full((3, 3), i), "bias": np.full(3, i)} for i in range(12)}
+    nested = {"block": {f"layers_{i}": v for i, v in enumerate(flax.values())}}
+    start_ = start(net, x)
+    for params in (
+        from_torch(net, start_, torch),
+        from_torch(net, start_, dict(sorted(torch.items()))),
+        from_torch(net, start_, dict(reversed(torch.items()))),
+        from_flax(net, start_, {"params": flax}),
+        from_flax(net, start_, {"params": jax.tree.map(lambda a: a, flax)}),
+        from_flax(net, start_, {"params": jax.tree.map(lambda a: a, nested)}),
+    ):
+        for i, p in enumerate(params):
+            np.testing.assert_array_equal(p["w"], np.full((3, 3), i))
+            np.testing.assert_array_equal(p["b"], np.full(3, i))
+
+
+DENSE = {"weight": (3, 3), "bias": (3,)}
+
+
+def test_a_sorted_dictionary_is_read_by_what_fits_or_not_at_all() -> None:
+    """Sorted, `BatchNorm_0` and `Conv_0` come before `Conv_1` and `Dense_0`, wherever they stand."""
+    net = Chain(Conv(4, 3), ReLU(), Conv(4, 3), BatchNorm(), GlobalAvgPool(), Dense(2))
+    x = normal(1, (2, 5, 4, 4), "float32")
+    params = start(net, x)
+    turned = jax.tree.map(lambda a: a, to_flax(net, params))
+    assert list(turned["params"]) == ["BatchNorm_0", "Conv_0", "Conv_1", "Dense_0"]
+    jax.tree.map(np.testing.assert_array_equal, from_flax(net, start(net, x, 5), turned), params)
+    same = Chain(Dense(3), Dense(3))
+    there = {"params": {k: {"kernel": np.ones((3, 3)), "bias": np.ones(3)} for k in ("head", "body")}}
+    params = start(same, jnp.ones((1, 3)))
+    from_flax(same, params, there)  # in the order of creation
+    with pytest.raises(InputError, match=r"may be body or head: their dictionary is sorted.* as modules"):
+        from_flax(same, params, jax.tree.map(lambda a: a, there))
+    from_flax(same, params, there, modules=["head", "body"])
+
+
+def test_a_flattened_image_needs_its_shape() -> None:
+    x = jax.ShapeDtypeStruct((1, 6, 4, 2), "float32")
+    for body in ((Conv(3, 3), ReLU(), Flatten()), (Conv(3, 3), MaxPool(2), Chain(Flatten()))):
+        net = Chain(*body, Dense(5))
+        params = net.init(jax.random.key(0), x)
+        state = to_torch(net, params, x=x)
+        jax.tree.map(np.testing.assert_array_equal, from_torch(net, params, state, x=x), params)
+        for way in (lambda n, p, s: from_torch(n, p, s), lambda n, p, s: to_torch(n, p)):
+            with pytest.raises(InputError, match=r"Dense\(5\) comes after a Flatten .* as x"):
+                way(net, params, state)
+    one = Chain(Conv(3, (6, 4), padding="VALID"), Flatten(), Dense(5))  # a single position
+    params = one.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(one, params, to_torch(one, params)), params)
+
+
 @pytest.mark.parametrize(
     ("state", "modules", "says"),
     [
@@ -506,12 +561,51 @@ def test_flax_needs_its_collection() -> None:
 # --- safetensors ------------------------------------------------------------------------------------
 
 
-def test_a_file_keeps_dtypes(tmp_path) -> None:
+DTYPES = """bool int2 int4 int8 int16 int32 int64 uint2 uint4 uint8 uint16 uint32 uint64 bfloat16 float16
+float32 float64 complex64 complex128 float4_e2m1fn float8_e3m4 float8_e4m3 float8_e4m3b11fnuz
+float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"""
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)], ids=str)
+def test_a_file_keeps_dtypes_and_shapes(tmp_path, shape) -> None:
     pytest.importorskip("safetensors")
-    params = {k: jnp.ones(3, k) for k in ("float64", "float32", "bfloat16", "float16", "int32", "bool")}
+    numbers = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2 + (shape == ()))
+    params = {name: jnp.asarray(numbers.astype(jnp.dtype(name))) for name in DTYPES.split()}
     save_params(tmp_path / "all.safetensors", params)
     back = load_params(tmp_path / "all.safetensors", jax.eval_shape(lambda: params))
-    assert {k: v.dtype.name for k, v in back.items()} == {k: k for k in params}
+    for name, saved in params.items():
+        assert (back[name].dtype.name, back[name].shape) == (name, shape)
+        assert np.asarray(back[name]).tobytes() == np.asarray(saved).tobytes()
+
+
+def test_a_file_keeps_float64_where_jax_does_not_compute_in_it(tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    params = {"w": np.array([1 + 2**-40, -3.0]), "n": np.array(2**40), "b": np.array(True)}
+    save_params(tmp_path / "wide.safetensors", params)
+    like_ = {"w": jax.ShapeDtypeStruct((2,), "bfloat16"), "n": np.int32(0), "b": np.array(False)}
+    with jax.enable_x64(False):
+        back = load_params(tmp_path / "wide.safetensors", like_)
+        half = load_params(tmp_path / "wide.safetensors", like_, dtype="float16")
+        same = load_params(tmp_path / "wide.safetensors", like_, dtype="like")
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    dtypes = [[tree[k].dtype.name for k in "wnb"] for tree in (back, half, same)]
+    assert dtypes == [
+        ["float64", "int64", "bool"],
+        ["float16", "int64", "bool"],
+        ["bfloat16", "int32", "bool"],
+    ]
+
+
+def test_what_cannot_be_saved_is_named(tmp_path) -> None:
+    pytest.importorskip("safetensors")
+    for params, says in [
+        ({"a": jax.random.key(0)}, r"a: a random key \(key<fry>\) cannot be saved"),
+        ({"a": np.array(["b"])}, r"a: expected an array of numbers, got <U1"),
+        ({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, r"two parameters are called a\.b"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            save_params(tmp_path / "none.safetensors", params)
+        assert not (tmp_path / "none.safetensors").exists()
 
 
 def test_a_file_gives_back_what_went_in(tmp_path) -> None:

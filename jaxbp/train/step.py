@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train
 from jaxbp.losses import Loss
 from jaxbp.train.batches import Batches
+from jaxbp.train.update import Donating, Optimizer, update
 
 SGD = optax.sgd(0.1)
 
@@ -46,36 +48,35 @@ def _passes(
     return value, grads, saved
 
 
-def _update(net: Layer, loss: Loss, tx: optax.GradientTransformation) -> Callable[..., Any]:
+def _update(net: Layer, loss: Loss, tx: Optimizer) -> Callable[..., Any]:
     """The step itself, not compiled: `w := w - η ∂L/∂w` and `b := b - η ∂L/∂b` where `tx` is SGD."""
+    tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
+    optimizer, gradients = optax.with_extra_args_support(tx), value_and_grad(net, loss)
 
-    def update(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
+    def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
         value, grads, saved = _passes(net, loss, params, x, y, mode)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        updates = jax.tree.map(
-            lambda u, yes: u if yes else jnp.zeros_like(u), updates, net.trainable(params)
-        )
-        params = net.update_statistics(optax.apply_updates(params, updates), saved)
-        return params, opt_state, value
+        again = partial(gradients, x=x, y=y, mode=mode)
+        params, finish = update(net, optimizer, params, opt_state, again, value, grads)
+        params = net.update_statistics(params, saved)
+        return params, finish(params), value
 
-    return update
+    return step
 
 
-def make_step(
-    net: Layer, loss: Loss, tx: optax.GradientTransformation = SGD, *, donate: bool = True
-) -> Callable[..., Any]:
+def make_step(net: Layer, loss: Loss, tx: Optimizer = SGD, *, donate: bool = True) -> Callable[..., Any]:
     """`step(params, opt_state, x, y, mode=Train()) -> (params, opt_state, value)`, compiled.
 
-    `opt_state` starts as `tx.init(params)`. `params` and `opt_state` are donated: their buffers are
+    `tx` is any Optax optimizer, `opt_state` starts as `tx.init(params)`; running statistics take no part
+    in its arithmetic (`update.py`). `params` and `opt_state` are donated: their buffers are
     re-used for the result, so hold on to the returned ones only (`donate=False` keeps the arguments).
     A net that draws (`Dropout`) needs `mode=Train(key)` with a fresh key a step.
     """
-    update = _update(net, loss, tx)
+    one = _update(net, loss, tx)
 
     def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode = Train()) -> Any:
-        return update(params, opt_state, x, y, mode)
+        return one(params, opt_state, x, y, mode)
 
-    return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+    return Donating(step) if donate else jax.jit(step)
 
 
 def plan_epoch(key: Any, batches: Batches, shuffle: bool = True) -> tuple[Any, Any, Any]:
@@ -94,7 +95,7 @@ def plan_epoch(key: Any, batches: Batches, shuffle: bool = True) -> tuple[Any, A
 def steps_function(
     net: Layer,
     loss: Loss,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     devices: Mesh | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., Any]:
@@ -105,7 +106,7 @@ def steps_function(
     of `devices` each batch is sharded: every device takes its share of the examples, and XLA adds up
     their gradients (and, in a BatchNorm, their statistics), so that the step is that of the whole batch.
     """
-    update = _update(net, loss, tx)
+    one = _update(net, loss, tx)
 
     def step(state: PyTree, part: Any, x: PyTree, y: Any) -> Any:
         rows, key = part
@@ -118,7 +119,7 @@ def steps_function(
             batch_x, batch_y = jax.lax.with_sharding_constraint((batch_x, batch_y), shares)
         if augment is not None:
             batch_x = augment(jax.random.fold_in(key, 1), batch_x)
-        *state, value = update(*state, batch_x, batch_y, Train(key))
+        *state, value = one(*state, batch_x, batch_y, Train(key))
         return tuple(state), value
 
     def run(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, rows: Any, keys: Any) -> Any:
@@ -136,7 +137,7 @@ def steps_function(
 def epoch_function(
     net: Layer,
     loss: Loss,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     batch_size: int,
     shuffle: bool = True,
     devices: Mesh | None = None,
@@ -167,7 +168,7 @@ def epoch_function(
 def make_epoch(
     net: Layer,
     loss: Loss,
-    tx: optax.GradientTransformation = SGD,
+    tx: Optimizer = SGD,
     batch_size: int = 32,
     *,
     shuffle: bool = True,
@@ -186,7 +187,7 @@ def make_epoch(
     their number divides is shared out among them; the result is that of one device, up to rounding.
     """
     epoch = epoch_function(net, loss, tx, batch_size, shuffle, devices, drop_last=drop_last)
-    return jax.jit(epoch, donate_argnums=(0, 1) if donate else ())
+    return Donating(epoch) if donate else jax.jit(epoch)
 
 
 def batch_weights(count: int, batch_size: int) -> jax.Array:
