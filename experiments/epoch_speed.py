@@ -25,8 +25,8 @@ import numpy as np
 import optax
 
 from jaxbp import SoftmaxCrossEntropy, make_epoch
-from jaxbp.check.oracle import reference_value_and_grad
 from jaxbp.models import mlp
+from jaxbp.oracle import reference_value_and_grad
 
 COUNT, FEATURES, HIDDEN, CLASSES, BATCH, RATE = 1437, 64, 128, 10, 32, 0.1
 

@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 import jaxbp as bp  # noqa: E402
 from jaxbp import Eval, Layer, Train  # noqa: E402
-from jaxbp.check.oracle import relative_error, to_float64  # noqa: E402
+from jaxbp.oracle import relative_error, to_float64  # noqa: E402
 
 DTYPES = ("float64", "float32", "bfloat16")
 ROWS: list[tuple[Layer, tuple[int, ...]]] = [

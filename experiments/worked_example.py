@@ -14,9 +14,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxbp import Dense, Sigmoid, Softmax, SoftmaxCrossEntropy, SquaredError, value_and_grad  # noqa: E402
-from jaxbp.check.oracle import reference_value_and_grad, relative_error  # noqa: E402
 from jaxbp.compose import Chain  # noqa: E402
 from jaxbp.models import notes_network  # noqa: E402
+from jaxbp.oracle import reference_value_and_grad, relative_error  # noqa: E402
 from jaxbp.record import passed, recorded  # noqa: E402
 
 ETA = 1.0

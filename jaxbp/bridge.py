@@ -1,6 +1,6 @@
 """In and out of autodiff: a hand-written network inside `jax.grad`, any JAX function as a layer.
 
-Besides `check/`, this is the only place under `jaxbp/` where autodiff appears.
+Besides `check/` and `oracle/`, this is the only place under `jaxbp/` where autodiff appears.
 """
 
 from __future__ import annotations

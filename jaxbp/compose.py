@@ -1,9 +1,10 @@
-"""The chain rule, and the only place where gradients are multiplied through or added up.
+"""The chain rule: errors are multiplied through along a path, and added up over parallel ones.
 
 `Chain` multiplies along a path, `Residual` and `Branch` add over parallel paths, and `Stack` scans one
-body over stacked parameters. Combinators are layers, so they nest in each other freely; none of them
-knows a derivative of its own, except that of a sum (1 along every path) and of a concatenation (a
-slice for every path).
+body over stacked parameters; `Graph` (`graph.py`) does both in any acyclic network. What adds does so
+with `add_errors`, here, in `Graph`, and where `Attention` reads one value twice. Combinators are layers,
+so they nest in each other freely; none of them knows a derivative of its own, except those of a merge:
+of a sum (1 along every path), of a product (the other factors), and of a concatenation (a slice).
 """
 
 from __future__ import annotations
@@ -139,8 +140,8 @@ class Tied(Chain):
     """A `Chain` whose last layer works with the *first* layer's parameters: `Tied(Embedding, …, Head)`.
 
     Parameters: a tuple, one entry a layer, the last one empty. Two sets of paths lead from the shared
-    weight to the loss, one through each place where it stands, so its gradient is their sum, formed
-    here and nowhere else: `∂L/∂w = (∂L/∂w)_first + (∂L/∂w)_last`, each term with the other place held
+    weight to the loss, one through each place where it stands, so its gradient is their sum:
+    `∂L/∂w = (∂L/∂w)_first + (∂L/∂w)_last`, each term with the other place held
     fixed. The last layer must take parameters of the first one's structure and shapes.
 
     A `gather` that says how its results add (`adds`, as `gradient` does) gets that sum in the first place

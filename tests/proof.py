@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp import Eval, Layer, Train, value_and_grad
-from jaxbp.check.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.losses import Loss
+from jaxbp.oracle import reference_value_and_grad, relative_error, to_float64
 from tests.interpreter import interpret
 
 # Relative to the largest entry of each leaf. bfloat16 has a unit roundoff of 2⁻⁹; each leaf layer rounds

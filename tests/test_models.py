@@ -17,10 +17,10 @@ from jaxbp import (
     make_epoch,
     value_and_grad,
 )
-from jaxbp.check.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.layer import leaves, map_leaves
 from jaxbp.layers import BatchNorm, Conv, Dense
 from jaxbp.models import autoencoder, lenet, resnet
+from jaxbp.oracle import reference_value_and_grad, relative_error, to_float64
 from tests.interpreter import interpret
 from tests.proof import normal
 

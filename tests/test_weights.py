@@ -30,8 +30,8 @@ from jaxbp import (
     Stack,
     Train,
 )
-from jaxbp.check.oracle import relative_error
 from jaxbp.models import gpt
+from jaxbp.oracle import relative_error
 from jaxbp.weights import from_flax, from_torch, load_params, save_params, to_flax, to_torch
 from tests.proof import by_hand, like, normal
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxbp.check.oracle import relative_error
 from jaxbp.check.report import Finding
 from jaxbp.layer import Eval, Layer, composed
+from jaxbp.oracle.error import relative_error
 from jaxbp.record import Passed, each_passed, record
 
 if TYPE_CHECKING:

@@ -1,10 +1,12 @@
-"""The oracle: the same forward pass, differentiated by `jax.grad` in float64 and without `jit`."""
+"""The checker's oracle: the same function, differentiated by autodiff in float64 and without `jit`.
+
+That of a network and its loss, without a checker around it, is in `jaxbp/oracle/`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,93 +17,24 @@ from jax.flatten_util import ravel_pytree
 from jaxbp.check.operations import is_float
 from jaxbp.check.program import Program, read
 from jaxbp.check.target import Target
-from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree
-from jaxbp.losses import Loss
+from jaxbp.layer import InputError
+from jaxbp.oracle.autodiff import reference_value_and_grad
+from jaxbp.oracle.error import relative_error, to_float64
+from jaxbp.oracle.proof import Proof, prove
 
+__all__ = [
+    "Oracle",
+    "Proof",
+    "directional",
+    "float64",
+    "prove",
+    "quick_jit",
+    "reference_value_and_grad",
+    "relative_error",
+    "to_float64",
+    "traced",
+]
 
-def reference_value_and_grad(net: Layer, loss: Loss) -> Any:
-    """`fn(params, x, y, mode=Eval()) -> (value, grads)` with `grads` by `jax.grad`."""
-
-    def value(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
-        return loss.forward(net.forward(params, x, mode)[0], y)[0]
-
-    fn = jax.value_and_grad(value, allow_int=True)
-
-    def call(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Any:
-        return fn(params, x, y, mode)
-
-    return call
-
-
-def to_float64(tree: PyTree) -> PyTree:
-    """Floating leaves as float64 (`jax.enable_x64` must be on), everything else as it is."""
-
-    def widen(leaf: Any) -> Any:
-        floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf, jnp.float64) if floating else leaf
-
-    return jax.tree.map(widen, tree)
-
-
-def relative_error(got: Any, reference: Any, floor: float = 0.0) -> float:
-    """`max |got - reference| / max |reference|` of one array; the largest entry sets the scale.
-
-    `floor` is the least scale to measure against, for references that are zero but for rounding; one
-    that is zero throughout has no scale, and without a floor its error is absolute. Not finite where
-    `got` or `reference` is not. Raises `ValueError` where the shapes differ.
-    """
-    got, reference = np.asarray(got, np.float64), np.asarray(reference, np.float64)
-    if got.shape != reference.shape:
-        raise ValueError(f"shapes differ: {got.shape} and {reference.shape}")
-    if not got.size:
-        return 0.0
-    scale = max(np.max(np.abs(reference)), floor)
-    return float(np.max(np.abs(got - reference)) / (scale if scale > 0 else 1.0))
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The error of every parameter's gradient against the oracle's, by pytree path."""
-
-    errors: dict[str, float]
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The path with the largest error, and that error; NaN counts as largest."""
-        path = max(self.errors, key=lambda p: (np.isnan(self.errors[p]), self.errors[p]))
-        return path, self.errors[path]
-
-
-DOUBTFUL = 1e-4  # relative to a gradient's largest entry; float32 gradients agree to about 1e-6
-
-
-def prove(net: Layer, loss: Loss, params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Proof:
-    """Compare the compiled hand-written gradient with un-jitted float64 `jax.grad`, leaf by leaf.
-
-    `mode` is the same for both, so that both drop the same units. A gradient whose terms cancel (that of
-    a bias where the errors add up to zero) is rounding and no more: where `jax.grad` in the working
-    dtype is as far off as the hand-written one, the error is taken relative to the size at which that
-    noise would be one rounding.
-    """
-    from jaxbp.train.step import value_and_grad
-
-    grads = jax.jit(value_and_grad(net, loss))(params, x, y, mode)[1]
-    with jax.enable_x64(True):
-        wide = to_float64((params, x, y))
-        reference = reference_value_and_grad(net, loss)(*wide, mode)[1]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(grads)]
-    pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(reference), strict=True))
-    errors = {path: relative_error(g, r) for path, (g, r) in zip(paths, pairs, strict=True)}
-    if not all(error <= DOUBTFUL for error in errors.values()):
-        working = jax.jit(reference_value_and_grad(net, loss))(params, x, y, mode)[1]
-        for path, (g, r), w in zip(paths, pairs, jax.tree.leaves(working), strict=True):
-            off, noise = (float(np.max(np.abs(np.float64(v) - np.float64(r)))) for v in (g, w))
-            if errors[path] > DOUBTFUL and off <= 20 * noise:
-                errors[path] = relative_error(g, r, floor=noise / float(jnp.finfo(w.dtype).eps))
-    return Proof(errors)
-
-
-# --- the oracle of the gradient checker ---------------------------------------------------------------
 
 LARGEST_BASIS = 4096
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jaxbp.explain.facts import Derivative, FunctionFacts, Route
 from jaxbp.explain.render import agreement, big, figure, fine, plural
+from jaxbp.explain.stages import Stage
 from jaxbp.explain.symbols import Expr, latex, latex_name, mul, text
-
-if TYPE_CHECKING:
-    from jaxbp.explain.function import Derivative, FunctionExplanation, Route
-    from jaxbp.explain.stages import Stage
 
 LONGEST = 100
 
@@ -39,11 +37,11 @@ def _in_product(e: Expr) -> str:
     return f"({text(e)})" if e.op in ("add", "neg") else text(e)
 
 
-def _d(e: FunctionExplanation) -> str:
+def _d(e: FunctionFacts) -> str:
     return "d" if len(e.derivatives) == 1 else "∂"
 
 
-def slope_name(e: FunctionExplanation, of: str, by: str) -> str:
+def slope_name(e: FunctionFacts, of: str, by: str) -> str:
     """`dy/dh2`, or `∂y/∂h2` for a function of several numbers."""
     return f"{_d(e)}{of}/{_d(e)}{by}"
 
@@ -53,7 +51,7 @@ def chain(route: Route, start: str) -> list[tuple[str, str]]:
     return list(zip(route.nodes, (start, *route.nodes), strict=False))[::-1]
 
 
-def function_text(e: FunctionExplanation) -> str:
+def function_text(e: FunctionFacts) -> str:
     inputs = ", ".join(f"{d.input} = {figure(d.value, 8)}" for d in e.derivatives)
     lines = [*([e.title] if e.title else []), f"at {inputs}", "", "Stage by stage:"]
     lines += _stage_table(e)
@@ -65,7 +63,7 @@ def function_text(e: FunctionExplanation) -> str:
     return "\n".join(lines)
 
 
-def _stage_table(e: FunctionExplanation) -> list[str]:
+def _stage_table(e: FunctionFacts) -> list[str]:
     rows = []
     for stage in e.stages:
         if stage.formula is None:
@@ -86,7 +84,7 @@ def _both(formula: str, number: str) -> str:
     return formula if formula == number else f"{formula} = {number}"
 
 
-def _derivative_lines(e: FunctionExplanation, d: Derivative) -> list[str]:
+def _derivative_lines(e: FunctionFacts, d: Derivative) -> list[str]:
     head = slope_name(e, e.output, d.input)
     if not d.count:
         return [f"{head} = 0: no path leads from {d.input} to {e.output}"]
@@ -124,7 +122,7 @@ def _bracketed(value: float) -> str:
     return f"({figure(value)})" if value < 0 else figure(value)
 
 
-def symbolic(e: FunctionExplanation, d: Derivative) -> str | None:
+def symbolic(e: FunctionFacts, d: Derivative) -> str | None:
     """The derivative written in the inputs alone, or `None` where that would be too long to read."""
     if not d.routes or d.count > len(d.routes) or len(e.stages) > 40:
         return None
@@ -133,7 +131,7 @@ def symbolic(e: FunctionExplanation, d: Derivative) -> str | None:
     return shown if len(shown) <= LONGEST else None
 
 
-def _in_inputs(e: FunctionExplanation, d: Derivative, pad: str) -> list[str]:
+def _in_inputs(e: FunctionFacts, d: Derivative, pad: str) -> list[str]:
     shown = symbolic(e, d)
     return [] if shown is None else [f"{pad} = {shown}"]
 
@@ -143,7 +141,7 @@ def _in_inputs(e: FunctionExplanation, d: Derivative, pad: str) -> list[str]:
 SIGNS = {"mul": "·", "add": "+", "sub": "-", "div": "/", "logistic": "σ", "neg": "-"}
 
 
-def flow(e: FunctionExplanation) -> str:
+def flow(e: FunctionFacts) -> str:
     """`x → ·w1 → σ → h1 → … → ŷ → L`: what happens to the first of the varying data on its way.
 
     It starts at the deepest input (the one with the longest path); operations with another operand show
@@ -168,7 +166,7 @@ def _depth(d: Derivative) -> int:
     return max(len(r.nodes) for r in d.routes)
 
 
-def _operation(e: FunctionExplanation, stage: Stage, last: str) -> list[str]:
+def _operation(e: FunctionFacts, stage: Stage, last: str) -> list[str]:
     others = [e.stages[o].name for o in stage.operands if e.stages[o].name != last]
     if stage.kind in ("mul", "add", "sub") and others:
         return [SIGNS[stage.kind] + others[0]]
@@ -180,12 +178,12 @@ def _operation(e: FunctionExplanation, stage: Stage, last: str) -> list[str]:
 # --- LaTeX and plain values -------------------------------------------------------------------------
 
 
-def _latex_slope(e: FunctionExplanation, of: str, by: str) -> str:
+def _latex_slope(e: FunctionFacts, of: str, by: str) -> str:
     d = "d" if len(e.derivatives) == 1 else r"\partial "
     return rf"\frac{{{d}{latex_name(of)}}}{{{d}{latex_name(by)}}}"
 
 
-def function_latex(e: FunctionExplanation) -> str:
+def function_latex(e: FunctionFacts) -> str:
     """Stages first, then one block for each derivative."""
     stages = [
         f"{latex_name(s.name)} &= {latex(s.formula)} = {figure(s.value)}"
@@ -206,7 +204,7 @@ def function_latex(e: FunctionExplanation) -> str:
     return "\n\n".join("\\begin{align*}\n" + " \\\\\n".join(b) + "\n\\end{align*}" for b in blocks if b)
 
 
-def function_dict(e: FunctionExplanation) -> dict[str, Any]:
+def function_dict(e: FunctionFacts) -> dict[str, Any]:
     return {
         "output": e.output,
         "value": e.value,

@@ -1,68 +1,25 @@
-"""What there is to say about one derivative: its paths, their sum, and what going backwards saves."""
+"""An explanation of one weight, in every form in which it can be had."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxbp.explain.symbols import Expr
+from jaxbp.explain.example import Example
+from jaxbp.explain.facts import Path, Savings, WeightFacts
 
-if TYPE_CHECKING:
-    from jaxbp.explain.weight import Explainer
-
-
-@dataclass(frozen=True)
-class Path:
-    """One path from the weight to the loss.
-
-    `nodes` are the neurons it passes (`("a21", "ŷ1", "L")`), `factors[k]` is the derivative of
-    `nodes[k]` by the node before it (by the weight, for the first), `formulas` the same as formulas
-    where one is known, and `contribution` their product.
-    """
-
-    nodes: tuple[str, ...]
-    factors: tuple[float, ...]
-    contribution: float
-    formulas: tuple[Expr | None, ...] = ()
+__all__ = ["Explanation", "Path", "Savings"]
 
 
 @dataclass(frozen=True)
-class Savings:
-    """What going backwards saves: multiplications for every path alone, and in one backward pass."""
-
-    paths: int
-    one_by_one: int
-    one_pass: int
-
-
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(WeightFacts):
     """Why `∂L/∂weight` is what it is.
 
     `gradient` is what `net.backward` returns for the weight (what training uses), `total` the sum over
     all `count` paths of the graph, `paths` the largest of them, and `remainder = total - Σ shown`.
     """
 
-    weight: str
-    path: str
-    value: float
-    gradient: float
-    total: float
-    loss: float
-    paths: tuple[Path, ...]
-    count: int
-    remainder: float
-    savings: Savings
-    error: tuple[str, float] | None
-    meets: tuple[str, float] | None
-    reference: float | None = None
-    rate: float = 1.0
-    explainer: Explainer | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def stepped(self) -> float:
-        """The weight after one step of plain gradient descent, `w - η ∂L/∂w` with `η = rate`."""
-        return self.value - self.rate * self.gradient
+    explainer: Example | None = field(default=None, repr=False, compare=False)
 
     def text(self) -> str:
         """The explanation in plain text."""

@@ -13,54 +13,23 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from jaxbp import jaxprs
-from jaxbp.check.autodiff import function_gradients
+from jaxbp.explain.facts import Derivative, FunctionFacts, Route
 from jaxbp.explain.graph import Block, Bundle, Web
 from jaxbp.explain.paths import Pass, Start, largest
 from jaxbp.explain.reader import Reader
 from jaxbp.explain.stages import Stage
 from jaxbp.explain.symbols import Expr, mul, name, neg, num, power, substitute
 from jaxbp.layer import InputError
+from jaxbp.oracle.autodiff import function_gradients
 
 
 @dataclass(frozen=True)
-class Route:
-    """One path from an input to the result: the stages it passes, its factors, and their product.
-
-    `formulas[k]` and `factors[k]` are the derivative of `nodes[k]` by the node before it.
-    """
-
-    nodes: tuple[str, ...]
-    formulas: tuple[Expr, ...]
-    factors: tuple[float, ...]
-    contribution: float
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """`∂y/∂input`: the sum over its `count` paths, of which `routes` are the largest."""
-
-    input: str
-    value: float
-    routes: tuple[Route, ...]
-    count: int
-    total: float
-    remainder: float
-    reference: float
-
-
-@dataclass(frozen=True)
-class FunctionExplanation:
+class FunctionExplanation(FunctionFacts):
     """A function of numbers, its stages in order, and its derivative by each input.
 
     `stages` hold the inputs first. `value` is the result, and `derivatives[k].total` the derivative by
     the k-th number among the inputs; `derivatives[k].reference` is what `jax.grad` says.
     """
-
-    stages: tuple[Stage, ...]
-    output: str
-    value: float
-    derivatives: tuple[Derivative, ...]
-    title: str = ""
 
     def text(self) -> str:
         """The explanation in plain text."""
@@ -87,14 +56,6 @@ class FunctionExplanation:
         from jaxbp.explain.chain_text import function_dict
 
         return function_dict(self)
-
-    def in_inputs(self, formula: Expr) -> Expr:
-        """A formula with every stage replaced by what it stands for, down to the inputs."""
-        known: dict[str, Expr] = {}
-        for stage in self.stages:
-            if stage.formula is not None:
-                known[stage.name] = substitute(stage.formula, known)
-        return substitute(formula, known)
 
 
 def explain_function(

@@ -1,20 +1,17 @@
 """Equations that combine many numbers into one: sums, products, extremes, dots, choices.
 
-Each handler takes the reader (for new stages), the equation, and its inputs, and returns the output.
+Each handler takes the stages so far (for new ones), the equation, and its inputs, and returns the output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxbp.explain.stages import Value, bind
+from jaxbp.explain.stages import Stages, Value, bind
 from jaxbp.explain.symbols import call, mul, num
-
-if TYPE_CHECKING:
-    from jaxbp.explain.reader import Reader
 
 
 def _reduced(v: Value, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +29,7 @@ def _each(shape: tuple[int, ...], make: Callable[[Any], int]) -> np.ndarray:
     return made
 
 
-def _sum(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _sum(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     values, stages = _reduced(inputs[0], equation.params["axes"])
     (result,) = bind(equation, [inputs[0].array])
 
@@ -43,7 +40,7 @@ def _sum(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, _each(result.shape, one))
 
 
-def _product(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _product(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     values, stages = _reduced(inputs[0], equation.params["axes"])
     (result,) = bind(equation, [inputs[0].array])
 
@@ -60,7 +57,7 @@ def _product(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, _each(result.shape, one))
 
 
-def _extreme(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _extreme(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     """Maximum or minimum over axes: 1 for the winner, shared equally in a tie, as JAX does."""
     values, stages = _reduced(inputs[0], equation.params["axes"])
     (result,) = bind(equation, [inputs[0].array])
@@ -82,7 +79,7 @@ def _extreme(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, _each(result.shape, one))
 
 
-def _dot(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _dot(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
     (result,) = bind(equation, [v.array for v in inputs])
 
@@ -106,7 +103,7 @@ def _dot(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, _each(flat.shape, one).reshape(result.shape))
 
 
-def _select(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _select(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     """`where`: the case that was chosen, derivative 1; the others do not reach the output."""
     which, *cases = inputs
     (result,) = bind(equation, [v.array for v in inputs])
@@ -115,7 +112,7 @@ def _select(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, np.asarray(np.take_along_axis(stages, chosen[None], 0)[0]))
 
 
-def _clamp(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _clamp(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     """`clamp(low, x, high)`: whichever of the three is the result."""
     (result,) = bind(equation, [v.array for v in inputs])
     low, x, high = (np.broadcast_to(v.array, result.shape) for v in inputs)
@@ -123,7 +120,7 @@ def _clamp(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, np.where(x < low, stage_low, np.where(x > high, stage_high, stage_x)))
 
 
-def _cumulative(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
+def _cumulative(reader: Stages, equation: Any, inputs: list[Value]) -> Value:
     axis, reverse = equation.params["axis"], equation.params["reverse"]
     (result,) = bind(equation, [inputs[0].array])
     value, stage = np.moveaxis(inputs[0].array, axis, -1), np.moveaxis(inputs[0].stage, axis, -1)
@@ -139,7 +136,7 @@ def _cumulative(reader: Reader, equation: Any, inputs: list[Value]) -> Value:
     return Value(result, np.moveaxis(_each(out.shape, one), -1, axis))
 
 
-HANDLERS: dict[str, Callable[[Reader, Any, list[Value]], Value]] = {
+HANDLERS: dict[str, Callable[[Stages, Any, list[Value]], Value]] = {
     "reduce_sum": _sum,
     "reduce_prod": _product,
     "reduce_max": _extreme,

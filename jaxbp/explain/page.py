@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbp.explain.example import Example
 from jaxbp.explain.page_data import Frame, page_data
-from jaxbp.explain.weight import Explainer
 from jaxbp.layer import InputError
 
 STEPS = 30
@@ -27,7 +27,7 @@ STEPS = 30
 SCRIPTS = ("base", "paths", "drawing", "walk", "why", "training", "controls")
 
 
-def descent(explainer: Explainer, steps: int = STEPS, rate: float = 1.0) -> list[Frame]:
+def descent(explainer: Example, steps: int = STEPS, rate: float = 1.0) -> list[Frame]:
     """Plain gradient descent on this example, `w := w - η ∂L/∂w`, from the parameters at hand."""
     from jaxbp.train.step import value_and_grad
 
@@ -52,7 +52,7 @@ def descent(explainer: Explainer, steps: int = STEPS, rate: float = 1.0) -> list
 
 def write_page(
     file: Any,
-    explainer: Explainer,
+    explainer: Example,
     weight: str | None = None,
     *,
     frames: Sequence[Frame] | None = None,
@@ -75,7 +75,7 @@ def write_page(
 
 
 def page(
-    explainer: Explainer,
+    explainer: Example,
     weight: str | None = None,
     *,
     frames: Sequence[Frame] | None = None,

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxbp.explain import names
+from jaxbp.explain.example import Example
 from jaxbp.explain.graph import Block, Bundle
 from jaxbp.explain.symbols import mathml, mathml_name, text
-from jaxbp.explain.weight import Explainer
 from jaxbp.layer import InputError, PyTree
 
 MOST_SHOWN = 12
@@ -32,7 +32,7 @@ class Frame:
 
 
 def page_data(
-    explainer: Explainer, weight: str | None, frames: Sequence[Frame], rate: float
+    explainer: Example, weight: str | None, frames: Sequence[Frame], rate: float
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     with jax.enable_x64(True):
@@ -60,7 +60,7 @@ def page_data(
 # --- what is shown ----------------------------------------------------------------------------------
 
 
-def _strongest(explainer: Explainer, block: Block, asked: names.Target | None) -> list[int]:
+def _strongest(explainer: Example, block: Block, asked: names.Target | None) -> list[int]:
     """The neurons to draw: all of a small block, else those whose value and error weigh most."""
     size = block.value.size
     if size <= MOST_SHOWN:
@@ -70,7 +70,7 @@ def _strongest(explainer: Explainer, block: Block, asked: names.Target | None) -
     if asked is not None and asked.part is None and block is explainer.graph.input:
         chosen.add(asked.index)
     if asked is not None and asked.part is not None:
-        for step in explainer.weight(asked.name, 3, formulas=False).paths:
+        for step in explainer.why(asked.name, 3, formulas=False).paths:
             chosen |= {i for i in range(size) if block.neuron(i) in step.nodes}
         place = asked.place
         if (
@@ -88,7 +88,7 @@ def explainer_shape(target: names.Target) -> tuple[int, ...]:
     return np.shape(jax.tree.leaves(target.part.params)[target.leaf])
 
 
-def _column(explainer: Explainer, block: Block, rows: list[int]) -> dict[str, Any]:
+def _column(explainer: Example, block: Block, rows: list[int]) -> dict[str, Any]:
     part = explainer.graph.maker(block)
     if block is explainer.graph.input:
         kind = "input"
@@ -120,7 +120,7 @@ def _pairs(bundle: Bundle, shown: list[list[int]]) -> list[tuple[int, int]]:
 
 
 def _link(
-    explainer: Explainer, bundle: Bundle, pairs: list[tuple[int, int]], shown: list[list[int]]
+    explainer: Example, bundle: Bundle, pairs: list[tuple[int, int]], shown: list[list[int]]
 ) -> dict[str, Any]:
     at_source = {j: k for k, j in enumerate(shown[bundle.source.number])}
     at_target = {i: k for k, i in enumerate(shown[bundle.target.number])}
@@ -147,7 +147,7 @@ def _link(
 
 
 def _targets(
-    explainer: Explainer,
+    explainer: Example,
     asked: names.Target | None,
     bundles: list[Bundle],
     pairs: list[list[tuple[int, int]]],
@@ -181,10 +181,10 @@ def _order(target: names.Target) -> tuple[Any, ...]:
     return number, target.key, target.place[::-1]
 
 
-def _add(explainer: Explainer, found: Any, target: names.Target, shown: list[list[int]]) -> None:
+def _add(explainer: Example, found: Any, target: names.Target, shown: list[list[int]]) -> None:
     if target.name in found:
         return
-    e = explainer.weight(target.name if target.part is None else target.path, 1)
+    e = explainer.why(target.name if target.part is None else target.path, 1)
     start = explainer.start(target)
     ends = []
     for block, line, bundle in start:
@@ -227,7 +227,7 @@ def _add(explainer: Explainer, found: Any, target: names.Target, shown: list[lis
 
 
 def _moment(
-    first: Explainer,
+    first: Example,
     frame: Frame,
     shown: list[list[int]],
     pairs: list[list[tuple[int, int]]],
@@ -265,7 +265,7 @@ def _entries(bundle: Bundle, edges: list[tuple[int, int]]) -> list[float]:
 
 
 def _start_factors(
-    now: Explainer, first: Explainer, record: dict[str, Any], target: names.Target
+    now: Example, first: Example, record: dict[str, Any], target: names.Target
 ) -> list[float]:
     """`∂n/∂w` for the neurons at which the weight's paths begin, as listed in `record`."""
     if now is first:

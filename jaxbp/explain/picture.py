@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jaxbp.explain.facts import WeightFacts
 from jaxbp.explain.render import figure, fine, plural
 from jaxbp.explain.symbols import latex_name
 from jaxbp.layer import InputError
-
-if TYPE_CHECKING:
-    from jaxbp.explain.explanation import Explanation
 
 INK, LINE, PALETTE = (
     "#1d2430",
@@ -21,7 +19,7 @@ INK, LINE, PALETTE = (
 ALONG = 0.32  # where on its edge a factor stands: not in the middle, where edges cross
 
 
-def draw_paths(e: Explanation, file: Any) -> None:
+def draw_paths(e: WeightFacts, file: Any) -> None:
     """Every shown path as a line through its neurons, its factors on the edges, the sum below.
 
     Format by the file's ending (png, svg, pdf). Needs `matplotlib`.

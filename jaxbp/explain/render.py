@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jaxbp.explain.facts import Path, WeightFacts
 from jaxbp.explain.symbols import Expr, latex, latex_name, text
-
-if TYPE_CHECKING:
-    from jaxbp.explain.explanation import Explanation, Path
 
 
 def figure(value: float | int, digits: int = 6) -> str:
@@ -79,7 +77,7 @@ def path_lines(weight: str, path: Path) -> list[str]:
     return lines
 
 
-def weight_text(e: Explanation) -> str:
+def weight_text(e: WeightFacts) -> str:
     where = f" ({e.path})" if e.path not in (e.weight, "x") else ""
     lines = [
         f"∂L/∂{e.weight} = {fine(e.gradient)}",
@@ -109,11 +107,11 @@ def weight_text(e: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _which(e: Explanation) -> str:
+def _which(e: WeightFacts) -> str:
     return ":" if e.count == len(e.paths) else f"; the {len(e.paths)} largest:"
 
 
-def _sum_lines(e: Explanation) -> list[str]:
+def _sum_lines(e: WeightFacts) -> list[str]:
     parts = [fine(p.contribution) for p in e.paths]
     rest = e.count - len(e.paths)
     written = " + ".join(f"({p})" if p.startswith("-") else p for p in parts)
@@ -126,11 +124,11 @@ def _sum_lines(e: Explanation) -> list[str]:
     return lines
 
 
-def _terms(e: Explanation) -> list[float]:
+def _terms(e: WeightFacts) -> list[float]:
     return [p.contribution for p in e.paths]
 
 
-def savings_line(e: Explanation) -> str:
+def savings_line(e: WeightFacts) -> str:
     """What going backwards saves, in a sentence."""
     s = e.savings
     return (
@@ -152,7 +150,7 @@ def _slope(b: str, a: str) -> str:
     return rf"\frac{{\partial {latex_name(b)}}}{{\partial {latex_name(a)}}}"
 
 
-def weight_latex(e: Explanation) -> str:
+def weight_latex(e: WeightFacts) -> str:
     """`align*` with three right-hand sides: symbols, formulas (where known), numbers."""
     products, formulas, numbers = [], [], []
     for path in e.paths:
@@ -181,7 +179,7 @@ def weight_latex(e: Explanation) -> str:
 # --- plain values -----------------------------------------------------------------------------------
 
 
-def weight_dict(e: Explanation) -> dict[str, Any]:
+def weight_dict(e: WeightFacts) -> dict[str, Any]:
     return {
         "weight": e.weight,
         "path": e.path,

@@ -60,7 +60,7 @@ class Outcome:
 
 def prove_gradient(config: Config, task: Task, params: PyTree) -> tuple[str, float]:
     """`(parameter, error)` of the largest relative error against `jax.grad` on the first batch."""
-    from jaxbp.check.oracle import prove
+    from jaxbp.oracle.proof import prove
 
     x, y = (jnp.asarray(a[: task.batch_size]) for a in (task.data.x, task.data.y))
     proof = prove(task.net, task.loss, params, x, y, Train(keys(config.train.seed)[1]))

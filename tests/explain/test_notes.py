@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxbp import Chain, Dense, Sigmoid, Softmax, SquaredError, explain_weight
-from jaxbp.check.oracle import reference_value_and_grad
 from jaxbp.cli import main
 from jaxbp.explain.notes import notes_explainer
+from jaxbp.oracle import reference_value_and_grad
 
 # Copied from the notes' page, so that a wrong number in the library cannot hide here.
 W1 = [[0.1, 0.3, 0.8, -0.4], [-0.3, -0.2, 0.5, 0.5], [-0.3, 0.0, 0.5, 0.4], [0.2, 0.5, -0.9, 0.7]]

@@ -29,9 +29,9 @@ from jaxbp import (
     Train,
     explain_weight,
 )
-from jaxbp.check.oracle import reference_value_and_grad
 from jaxbp.explain import Explainer
 from jaxbp.explain import names as naming
+from jaxbp.oracle import reference_value_and_grad
 from tests.explain.brute import products
 
 NETS = {

@@ -26,9 +26,9 @@ from jaxbp import (
     SoftmaxCrossEntropy,
     make_epoch,
 )
-from jaxbp.check.oracle import relative_error
 from jaxbp.layers.correlation import _by_taps, _kernel_whole, _spread_phases, _spread_whole
 from jaxbp.layers.windows import window
+from jaxbp.oracle import relative_error
 from tests.interpreter import interpret
 from tests.proof import by_hand, like, normal
 

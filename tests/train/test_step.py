@@ -23,8 +23,8 @@ from jaxbp import (
     make_step,
     value_and_grad,
 )
-from jaxbp.check.oracle import reference_value_and_grad
 from jaxbp.models import mlp
+from jaxbp.oracle import reference_value_and_grad
 from jaxbp.train.step import batch_weights, epoch_function
 from tests.proof import normal
 

@@ -1,4 +1,4 @@
-"""What `jax.grad` says about the numbers that `explain` shows: the second opinion beside them."""
+"""Gradients of a forward pass by JAX's autodiff: of a network, of one of its weights, of a function."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.layer import Layer, Mode, PyTree
+from jaxbp.layer import Eval, Layer, Mode, PyTree
 from jaxbp.losses import Loss
+
+
+def reference_value_and_grad(net: Layer, loss: Loss) -> Any:
+    """`fn(params, x, y, mode=Eval()) -> (value, grads)` with `grads` by `jax.grad`."""
+
+    def value(params: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
+        return loss.forward(net.forward(params, x, mode)[0], y)[0]
+
+    fn = jax.value_and_grad(value, allow_int=True)
+
+    def call(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Any:
+        return fn(params, x, y, mode)
+
+    return call
 
 
 def function_gradients(f: Callable[..., Any], x: Sequence[Any]) -> list[np.ndarray]:
