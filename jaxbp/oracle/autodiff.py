@@ -54,9 +54,3 @@ def network_gradient(
             if entry[: len(own)] == own and len(entry) == len(own) + np.ndim(array):
                 return float(np.asarray(array)[tuple(map(int, entry[len(own) :]))])
     raise KeyError(path)
-
-
-def cotangents(f: Callable[..., Any], arguments: Sequence[Any], dy: Any) -> list[Any]:
-    """`(∂f/∂argument)ᵀ dy` for each argument, by `jax.vjp`."""
-    _, pull = jax.vjp(f, *arguments)
-    return list(pull(dy))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxbp import InputError, explain_function
-from jaxbp.check.autodiff import function_gradients
 from jaxbp.explain.table import TABLE
+from jaxbp.oracle.autodiff import function_gradients
 
 NOTES = [
     (
