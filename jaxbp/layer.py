@@ -127,6 +127,24 @@ class Layer(ABC):
         """Evaluate; nothing is kept."""
         return self.forward(params, x, Eval())[0]
 
+    # What single examples contribute to the gradient, which is a sum over them (`jaxbp.beyond`).
+
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, tuple[Any, Any]]:
+        """`{name: (seen, error)}` for parameters whose gradient is one product, `Σ_rows seenᵀ error`.
+
+        Both have the example axis first; `seen` is `None` for a bias, which meets a 1. What is said here
+        gives norms and curvature of single examples without their gradients.
+        """
+        return {}
+
+    def rows(self, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, tuple[Any, Any]]:
+        """`{name: (ids, error)}` for tables whose gradient is `error` added up in the rows `ids`."""
+        return {}
+
+    def gradient_of_each(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        """`∂L_n/∂params` of every example `n`, along a leading axis."""
+        return jax.vmap(self.gradient, (None, 0, 0))(params, saved, delta)
+
     # Which parameters belong to which part: for whoever walks a network without knowing its layers.
 
     def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:

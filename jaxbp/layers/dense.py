@@ -96,6 +96,9 @@ class Dense(Layer):
         db = jnp.sum(rows_delta, axis=0, dtype=wide(delta.dtype))
         return {"w": dw, "b": db.astype(params["b"].dtype)}
 
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        return {"w": (saved[0], delta), **({"b": (None, delta)} if self.bias else {})}
+
     def _check(self, x: Any, w: Any = None) -> None:
         require_floating(x, f"{self}: x")
         if not x.shape:

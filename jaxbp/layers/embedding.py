@@ -80,6 +80,9 @@ class Embedding(Layer):
         dw = jnp.zeros(w.shape, wide(w.dtype)).at[rows].add(errors, mode="drop")
         return {"w": dw.astype(w.dtype)}
 
+    def rows(self, params: Any, saved: Any, delta: Any) -> Any:
+        return {"w": (self._rows(saved), delta)}
+
     def _valid(self, ids: Array) -> Array:
         return between(ids, 0, self.size - 1)
 
@@ -152,6 +155,14 @@ class Head(Layer):
             return {"w": delta.T.astype(w.dtype)}
         h = saved[0].reshape(-1, w.shape[1])
         return {"w": matmul(delta.reshape(-1, self.size).T, h).astype(w.dtype)}
+
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        return {} if self.deferred else {"w": (delta, saved[0])}
+
+    def gradient_of_each(self, params: Any, saved: Any, delta: Any) -> Any:
+        if self.deferred:
+            raise InputError(f"{self}: its loss has summed over the examples already; use deferred=False")
+        return super().gradient_of_each(params, saved, delta)
 
     def _check(self, x: Any, w: Any = None) -> None:
         require_floating(x, f"{self}: x")

@@ -37,6 +37,7 @@ from math import prod
 from numbers import Real
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -329,6 +330,12 @@ class BatchNorm(_Norm):
             "mean": _sum_to_features(-r * g, params["mean"]),
             "var": _sum_to_features(-0.5 * r * r * g * self._standard(x, mu, r), params["var"]),
         }
+
+    def gradient_of_each(self, params: Any, saved: Any, delta: Any) -> Any:
+        if not isinstance(saved[3], Static):
+            raise InputError(f"{self}: in training every example's gradient depends on all the others")
+        each = jax.vmap(self.gradient, (None, (0, None, None, None), 0))
+        return each(params, saved, delta)
 
     def trainable(self, params: Any) -> Any:
         return {name: name in ("scale", "offset") for name in params}

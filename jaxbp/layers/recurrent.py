@@ -182,6 +182,10 @@ class Recurrent(Layer):
         grads = {"w_x": dw_x, "w_h": dw_h, "b": db}
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        a = delta["a"]
+        return {"w_x": (saved["x"], a), "w_h": (saved["before"][0], delta.get("a_h", a)), "b": (None, a)}
+
     # --- the two loops --------------------------------------------------------------------------
 
     def _loop(

@@ -1,0 +1,142 @@
+"""Squares of gradients of single examples, without the gradients where there is a shorter way.
+
+Letters: `n` example, `t` and `s` rows of one example (positions; one row where there are none), `i`
+entries seen, `o` entries of the error. The gradient of a matrix is `g_n = Σ_t x_nt δ_ntᵀ`, that of a bias
+`Σ_t δ_nt`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxbp.layer import Part, PyTree
+from jaxbp.precision import wide
+
+
+def square_norms(part: Part) -> Float[Array, "n"]:
+    """`‖g_n‖²` of one layer, over what is trainable in it.
+
+    From what the layer says of its gradient: `products`, `rows`, or (for norms, scales and the like,
+    whose gradients are small) `gradient_of_each`.
+    """
+    layer, params, saved, delta = part.layer, part.params, part.saved, part.gathered
+    products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
+    parts = [
+        sum_square_norms(error) if seen is None else product_square_norms(seen, error)
+        for seen, error in products.values()
+    ]
+    parts += [row_square_norms(ids, error) for ids, error in tables.values()]
+    parts += [_squares(g) for g in jax.tree.leaves(others(part, {*products, *tables}))]
+    return added(parts)
+
+
+def added(numbers: list[Array]) -> Array:
+    """The sum of some arrays in the widest of their dtypes; 0 of none."""
+    if not numbers:
+        return jnp.zeros((), jnp.float32)
+    widest = max((a.dtype for a in numbers), key=lambda dtype: dtype.itemsize)
+    return sum((a.astype(widest) for a in numbers[1:]), start=numbers[0].astype(widest))
+
+
+def others(part: Part, known: set[str]) -> PyTree:
+    """Every example's gradient of the trainable parameters that are not among the `known`."""
+    params = part.params
+    if not jax.tree.leaves(params) or (known and known >= set(params)):
+        return ()
+    each = part.layer.gradient_of_each(params, part.saved, part.gathered)
+    mask = part.layer.trainable(params)
+    if known:
+        each, mask = ({k: v for k, v in tree.items() if k not in known} for tree in (each, mask))
+    return [g for g, yes in zip(jax.tree.leaves(each), jax.tree.leaves(mask), strict=True) if yes]
+
+
+def cross_terms(first: Part, last: Part) -> Float[Array, "n"]:
+    """`⟨g_first, g_last⟩` of one weight in two places.
+
+    Of a table whose rows `id_t` get `e_t`, and a product `g_last = Σ_s δ_s h_sᵀ`, row `k` of which is
+    `Σ_s δ_sk h_s`:
+
+        ⟨g_first, g_last⟩ = Σ_t ⟨e_t, row id_t of g_last⟩ = Σ_ts δ_s[id_t] ⟨h_s, e_t⟩
+
+    Any other pair by the two gradients themselves.
+    """
+    tables = first.layer.rows(first.params, first.saved, first.gathered)
+    products = last.layer.products(last.params, last.saved, last.gathered)
+    if set(tables) == set(products) == set(first.params):
+        crosses = []
+        for name, (ids, error) in tables.items():
+            seen, h = products[name]
+            e, d, h = rows_of(error), rows_of(seen), rows_of(h)
+            names = ids.reshape(ids.shape[0], 1, -1)
+            picked = jnp.take_along_axis(
+                d, names, axis=2, mode="fill", fill_value=0
+            )  # δ_s[id_t]: [n, s, t]
+            near = jnp.einsum("nso,nto->nst", h, e, preferred_element_type=wide(e.dtype))
+            crosses.append(jnp.sum(picked.astype(near.dtype) * near, axis=(1, 2)))
+        return added(crosses)
+    pair = (p.layer.gradient_of_each(p.params, p.saved, p.gathered) for p in (first, last))
+    dots = jax.tree.map(lambda a, b: _sum(a * b), *pair)
+    return added(jax.tree.leaves(dots))
+
+
+def product_square_norms(
+    seen: Float[Array, "n *positions i"], error: Float[Array, "n *positions o"]
+) -> Float[Array, "n"]:
+    """`‖Σ_t x_nt δ_ntᵀ‖²` without the gradients themselves, where that is cheaper.
+
+    One row: `‖x δᵀ‖² = ‖x‖² ‖δ‖²`. Several: the square of a sum is the sum over all pairs of rows,
+
+        ‖Σ_t x_t δ_tᵀ‖² = Σ_ts ⟨x_t, x_s⟩ ⟨δ_t, δ_s⟩        t² (i + o) products instead of t i o
+
+    so the pairs are taken where `t (i + o) ≤ i o`, else the product. Sums run in float32 at least.
+    """
+    x, d = rows_of(seen), rows_of(error)
+    dtype = wide(x.dtype)
+    t, i, o = x.shape[1], x.shape[2], d.shape[2]
+    if t == 1:
+        return _squares(x) * _squares(d)
+    if t * (i + o) <= i * o:
+        near = jnp.einsum("nti,nsi->nts", x, x, preferred_element_type=dtype)
+        far = jnp.einsum("nto,nso->nts", d, d, preferred_element_type=dtype)
+        return jnp.sum(near * far, axis=(1, 2))
+    return _squares(jnp.einsum("nti,nto->nio", x, d, preferred_element_type=dtype))
+
+
+def sum_square_norms(error: Float[Array, "n *positions o"]) -> Float[Array, "n"]:
+    """`‖Σ_t δ_nt‖²`: a bias meets a 1 at every row."""
+    return _squares(jnp.sum(rows_of(error), axis=1, dtype=wide(error.dtype)))
+
+
+def row_square_norms(
+    ids: Int[Array, "n *positions"], error: Float[Array, "n *positions o"]
+) -> Float[Array, "n"]:
+    """`‖g_n‖²` of a table whose row `id_nt` gets `δ_nt`: `Σ_ts [id_t = id_s] ⟨δ_t, δ_s⟩`.
+
+    The rows are sorted by id and those of one id added up: memory `t o`, whatever the table's size.
+    """
+    d, names = rows_of(error), ids.reshape(ids.shape[0], -1)
+    order = jnp.argsort(names, axis=1, stable=True)
+    names = jnp.take_along_axis(names, order, axis=1)
+    d = jnp.take_along_axis(d.astype(wide(d.dtype)), order[..., None], axis=1)
+    new = names[:, 1:] != names[:, :-1]
+    place = jnp.cumsum(jnp.pad(new, ((0, 0), (1, 0))).astype(jnp.int32), axis=1)  # which different id
+    example = jnp.broadcast_to(jnp.arange(d.shape[0], dtype=jnp.int32)[:, None], place.shape)
+    return _squares(jnp.zeros_like(d).at[example, place].add(d))
+
+
+def rows_of(a: Array) -> Array:
+    """`[n, *positions, features] -> [n, t, features]`."""
+    return a.reshape(a.shape[0], prod(a.shape[1:-1]), a.shape[-1])
+
+
+def _squares(a: Array) -> Array:
+    a = a.astype(wide(a.dtype))
+    return _sum(a * a)
+
+
+def _sum(a: Array) -> Array:
+    return jnp.sum(a, axis=tuple(range(1, a.ndim)))
