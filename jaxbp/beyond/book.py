@@ -89,11 +89,12 @@ class Book:
 
     def gradients(self) -> PyTree:
         """Every `g_n`, shaped like the parameters with a leading axis of examples. `n` times as large."""
+        scale = jnp.full(self.examples, self.scale, jnp.float32)
 
         def each(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
-            return layer.gradient_of_each(
-                params, saved, _times(jnp.full(self.examples, self.scale), delta)
-            )
+            if not jax.tree.leaves(params):
+                return params
+            return layer.gradient_of_each(params, saved, _times(scale, delta))
 
         def examples_first(part: Part) -> PyTree:
             depth = len(part.copies)

@@ -334,8 +334,9 @@ class BatchNorm(_Norm):
     def gradient_of_each(self, params: Any, saved: Any, delta: Any) -> Any:
         if not isinstance(saved[3], Static):
             raise InputError(f"{self}: in training every example's gradient depends on all the others")
+        x, *running = saved  # of which there is one for all examples
         each = jax.vmap(self.gradient, (None, (0, None, None, None), 0))
-        return each(params, saved, delta)
+        return each(params, (x[:, None], *running), delta[:, None])
 
     def trainable(self, params: Any) -> Any:
         return {name: name in ("scale", "offset") for name in params}

@@ -82,7 +82,12 @@ def problem(name, key=0):
     net, shape, loss, kind = NETS[name]
     x = ids(1 + key, (N, T)) if shape == "ids" else normal(1 + key, (N, *shape), "float64")
     params = jax.jit(net.init)(jax.random.key(0), x)
-    params = jax.tree.map(lambda p, d: jnp.abs(p.astype("float64") + d), params, like(3, params, 0.4))
+
+    def moved(path, p, d):
+        p = p.astype("float64") + d.astype("float64")
+        return jnp.abs(p) if path[-1] == jax.tree_util.DictKey("var") else p
+
+    params = jax.tree_util.tree_map_with_path(moved, params, like(3, params, 0.4))
     y = jax.eval_shape(net, params, x)
     target = (
         ids(2 + key, y.shape[:-1], y.shape[-1])
