@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxbp import beyond
 from jaxbp.bridge import Auto, as_function
 from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
@@ -107,6 +108,7 @@ __all__ = [
     "Train",
     "as_function",
     "assert_gradients",
+    "beyond",
     "check_gradients",
     "check_sensitivity",
     "explain_function",
