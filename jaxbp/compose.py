@@ -33,6 +33,7 @@ from jaxbp.layer import (
     inside,
     output_shape,
     require_parts,
+    require_whole,
 )
 from jaxbp.record import Record
 
@@ -357,9 +358,7 @@ class Stack(Layer):
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("depth", "unroll"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"Stack: {name} must be a positive integer, got {getattr(self, name)}")
+        require_whole("Stack", depth=self.depth, unroll=self.unroll)
 
     def init(self, key: Any, x: PyTree) -> PyTree:
         def one(k: Any) -> PyTree:

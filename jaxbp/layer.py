@@ -507,6 +507,13 @@ def require_share(value: Any, what: str) -> None:
         raise InputError(f"{what} must be in [0, 1), got {value!r}")
 
 
+def require_whole(of: str, **fields: Any) -> None:
+    """Raise `InputError` unless every one of the `fields` of a layer is an integer above 0."""
+    for name, value in fields.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{of}: {name} must be a positive integer, got {value!r}")
+
+
 def require_positive(value: Any, what: str, hint: str = "") -> None:
     """Raise `InputError` unless `value` is a number above 0."""
     if not isinstance(value, Real) or not float(value) > 0:

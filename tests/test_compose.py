@@ -328,6 +328,8 @@ def test_errors_add_over_paths_and_none_is_no_path() -> None:
         (lambda: Branch(Dense(3), jnp.tanh), "Branch: argument 1 is not a layer"),
         (lambda: Branch(Dense(3), merge="mean"), "merge must be one of sum, product, concat, got 'mean'"),
         (lambda: Stack(Dense(3), 0), "depth must be a positive integer, got 0"),
+        (lambda: Stack(Dense(3), True), "depth must be a positive integer, got True"),
+        (lambda: Dense(True), "Dense: features must be a positive integer, got True"),
         (
             lambda: start(Residual(Dense(3))),
             r"Residual > the body must return what it takes, float64\[5, 6\]",

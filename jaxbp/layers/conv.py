@@ -29,7 +29,16 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    require_floating,
+    require_params,
+    require_whole,
+)
 from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
 from jaxbp.layers.dense import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
@@ -51,10 +60,7 @@ class _Convolution(Layer):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for field in ("features", "groups"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: {field} must be a positive integer, got {value!r}")
+        require_whole(name, features=self.features, groups=self.groups)
         if self.features % self.groups:
             raise InputError(
                 f"{name}: features must be divisible by groups, got {self.features} and {self.groups}"

@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating, require_params
+from jaxbp.layer import (
+    Eval,
+    InputError,
+    Layer,
+    Mode,
+    Static,
+    require_floating,
+    require_params,
+    require_whole,
+)
 from jaxbp.precision import PrecisionField, matmul, wide
 
 INITIALIZERS: dict[str, Callable[..., Array]] = {
@@ -56,8 +65,7 @@ class Dense(Layer):
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.features, int) or self.features < 1:
-            raise InputError(f"Dense: features must be a positive integer, got {self.features!r}")
+        require_whole("Dense", features=self.features)
         initializer(self.initializer)
 
     def init(self, key: Any, x: Any) -> Any:

@@ -18,6 +18,7 @@ from jaxbp.layer import (
     Static,
     require_floating,
     require_params,
+    require_whole,
     shape_text,
 )
 from jaxbp.layers.dense import initializer
@@ -49,7 +50,7 @@ class Embedding(Layer):
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
-        _require_positive("Embedding", size=self.size, features=self.features)
+        require_whole("Embedding", size=self.size, features=self.features)
         initializer(self.initializer)
 
     def init(self, key: Any, x: Any) -> Any:
@@ -122,7 +123,7 @@ class Head(Layer):
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
-        _require_positive("Head", size=self.size)
+        require_whole("Head", size=self.size)
         initializer(self.initializer)
 
     def init(self, key: Any, x: Any) -> Any:
@@ -207,7 +208,7 @@ class PositionEmbedding(Layer):
                 f"PositionEmbedding: expected a kind of {', '.join(kinds)}, got {self.kind!r}"
             )
         if self.kind == "learned":
-            _require_positive("PositionEmbedding", length=self.length)
+            require_whole("PositionEmbedding", length=self.length)
 
     def init(self, key: Any, x: Any) -> Any:
         self._check(x)
@@ -290,12 +291,6 @@ def _angles(positions: Array, features: int, base: float, dtype: Any) -> Array:
     """`t ω_i`, `[time, features/2]`, in float32 at least."""
     steps = jnp.arange(features // 2, dtype=wide(dtype))
     return jnp.outer(positions.astype(steps.dtype), base ** (-2.0 / features * steps))
-
-
-def _require_positive(name: str, **fields: Any) -> None:
-    for field, value in fields.items():
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {field} must be a positive integer, got {value!r}")
 
 
 def _check_table(layer: Layer, w: Any, shape: tuple[int, ...]) -> None:

@@ -52,6 +52,7 @@ from jaxbp.layer import (
     require_floating,
     require_params,
     require_positive,
+    require_whole,
 )
 from jaxbp.precision import Precision, PrecisionField, wide
 
@@ -206,8 +207,7 @@ class GroupNorm(_Norm):
 
     def __post_init__(self) -> None:
         _check_epsilon(self)
-        if not isinstance(self.groups, int) or self.groups < 1:
-            raise InputError(f"GroupNorm: groups must be a positive integer, got {self.groups!r}")
+        require_whole("GroupNorm", groups=self.groups)
 
     def mean(self, z: Array) -> Array:
         batch, *positions, features = z.shape

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbp.layer import InputError
+from jaxbp import layers
+from jaxbp.layer import InputError, Layer
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -198,37 +199,39 @@ _FLAX_NORM = (Rule("scale", "scale"), Rule("bias", "offset"))
 _TORCH_RECURRENT = Format(_recurrent_from_torch, _recurrent_to_torch, ("bias_ih", "bias_hh"))
 _FLAX_RECURRENT = Format(_recurrent_from_flax, _recurrent_to_flax)
 
-TORCH: dict[str, Format] = {
-    "Dense": rows(Rule("weight", "w", _transpose, _transpose), Rule("bias", "b")),
-    "Conv": rows(Rule("weight", "w", _kernel_in, _kernel_out), Rule("bias", "b")),
-    "ConvTranspose": rows(Rule("weight", "w", _transposed_in, _transposed_out), Rule("bias", "b")),
-    "LayerNorm": rows(*_NORM),
-    "GroupNorm": rows(*_NORM),
-    "RMSNorm": rows(_NORM[0]),
-    "BatchNorm": rows(*_NORM, Rule("running_mean", "mean"), Rule("running_var", "var")),
-    "Embedding": rows(Rule("weight", "w")),
-    "PositionEmbedding": rows(Rule("weight", "p")),
-    "Head": rows(Rule("weight", "w")),
-    "RNN": _TORCH_RECURRENT,
-    "GRU": _TORCH_RECURRENT,
-    "LSTM": _TORCH_RECURRENT,
-    "Attention": Format(_attention_from_torch, _attention_to_torch),
+Table = Mapping[type[Layer], Format]
+
+TORCH: Table = {
+    layers.Dense: rows(Rule("weight", "w", _transpose, _transpose), Rule("bias", "b")),
+    layers.Conv: rows(Rule("weight", "w", _kernel_in, _kernel_out), Rule("bias", "b")),
+    layers.ConvTranspose: rows(Rule("weight", "w", _transposed_in, _transposed_out), Rule("bias", "b")),
+    layers.LayerNorm: rows(*_NORM),
+    layers.GroupNorm: rows(*_NORM),
+    layers.RMSNorm: rows(_NORM[0]),
+    layers.BatchNorm: rows(*_NORM, Rule("running_mean", "mean"), Rule("running_var", "var")),
+    layers.Embedding: rows(Rule("weight", "w")),
+    layers.PositionEmbedding: rows(Rule("weight", "p")),
+    layers.Head: rows(Rule("weight", "w")),
+    layers.RNN: _TORCH_RECURRENT,
+    layers.GRU: _TORCH_RECURRENT,
+    layers.LSTM: _TORCH_RECURRENT,
+    layers.Attention: Format(_attention_from_torch, _attention_to_torch),
 }
-FLAX: dict[str, Format] = {
-    "Dense": rows(Rule("kernel", "w"), Rule("bias", "b")),
-    "Conv": rows(Rule("kernel", "w"), Rule("bias", "b")),
-    "ConvTranspose": rows(Rule("kernel", "w", _flip, _flip), Rule("bias", "b")),
-    "LayerNorm": rows(*_FLAX_NORM),
-    "GroupNorm": rows(*_FLAX_NORM),
-    "RMSNorm": rows(_FLAX_NORM[0]),
-    "BatchNorm": rows(*_FLAX_NORM, Rule("mean", "mean"), Rule("var", "var")),
-    "Embedding": rows(Rule("embedding", "w")),
-    "PositionEmbedding": rows(Rule("embedding", "p")),
-    "Head": rows(Rule("kernel", "w", _transpose, _transpose)),
-    "RNN": _FLAX_RECURRENT,
-    "GRU": _FLAX_RECURRENT,
-    "LSTM": _FLAX_RECURRENT,
-    "Attention": Format(_attention_from_flax, _attention_to_flax),
+FLAX: Table = {
+    layers.Dense: rows(Rule("kernel", "w"), Rule("bias", "b")),
+    layers.Conv: rows(Rule("kernel", "w"), Rule("bias", "b")),
+    layers.ConvTranspose: rows(Rule("kernel", "w", _flip, _flip), Rule("bias", "b")),
+    layers.LayerNorm: rows(*_FLAX_NORM),
+    layers.GroupNorm: rows(*_FLAX_NORM),
+    layers.RMSNorm: rows(_FLAX_NORM[0]),
+    layers.BatchNorm: rows(*_FLAX_NORM, Rule("mean", "mean"), Rule("var", "var")),
+    layers.Embedding: rows(Rule("embedding", "w")),
+    layers.PositionEmbedding: rows(Rule("embedding", "p")),
+    layers.Head: rows(Rule("kernel", "w", _transpose, _transpose)),
+    layers.RNN: _FLAX_RECURRENT,
+    layers.GRU: _FLAX_RECURRENT,
+    layers.LSTM: _FLAX_RECURRENT,
+    layers.Attention: Format(_attention_from_flax, _attention_to_flax),
 }
 IGNORED = ("num_batches_tracked",)
 

@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors files, PyTorch `state_dict`s and Flax variables.
+"""Weights in and out of other libraries: PyTorch `state_dict`s and Flax variables.
 
 PyTorch and Flax name a layer's arrays and order their axes in their own ways; `foreign.py` says how, for
 a layer that both have. Which of their modules belongs to which layer is decided by order: the k-th module
@@ -17,17 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.foreign import FLAX, TORCH, Format, full_name, grouped
 from jaxbp.layer import InputError, Layer, PyTree, Train, inside, rebuild, walk
-from jaxbp.layers import Flatten
+from jaxbp.layers import AvgPool, Conv, ConvTranspose, Dense, Flatten, GlobalAvgPool, MaxPool
 from jaxbp.record import each_passed, record
+from jaxbp.weights.foreign import FLAX, TORCH, Format, Table, full_name, grouped
 
 Arrays = Mapping[str, Any]
 
@@ -186,10 +185,11 @@ def _arrays(state: Arrays) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _format(slot: _Slot, table: dict[str, Format]) -> Format:
-    kind = type(slot.layer).__name__
+def _format(slot: _Slot, table: Table) -> Format:
+    kind = type(slot.layer)
     if kind not in table:
-        raise InputError(f"{slot.path}: {kind} has no counterpart (there is one for {', '.join(table)})")
+        known = ", ".join(other.__name__ for other in table)
+        raise InputError(f"{slot.path}: {kind.__name__} has no counterpart (there is one for {known})")
     return table[kind]
 
 
@@ -229,7 +229,7 @@ def _by_number(names: Sequence[str]) -> list[str]:
 
 
 def _in_order(
-    slots: Sequence[_Slot], groups: dict[str, dict[str, np.ndarray]], table: dict[str, Format]
+    slots: Sequence[_Slot], groups: dict[str, dict[str, np.ndarray]], table: Table
 ) -> Iterator[str]:
     """The modules of a sorted dictionary, whose order says nothing: by their numbers and by what fits.
 
@@ -263,14 +263,13 @@ def _require_no_image(slots: Sequence[_Slot]) -> None:
     channels: int | None = None  # of the image; 0 where nobody said how many
     flat: int | None = None
     for slot in slots:
-        kind = type(slot.layer).__name__
-        if kind in ("Conv", "ConvTranspose"):
-            channels = getattr(slot.layer, "features", 0)
-        elif kind in ("MaxPool", "AvgPool"):
+        if isinstance(slot.layer, Conv | ConvTranspose):
+            channels = slot.layer.features
+        elif isinstance(slot.layer, MaxPool | AvgPool):
             channels = channels or 0
-        elif kind == "GlobalAvgPool":
+        elif isinstance(slot.layer, GlobalAvgPool):
             channels = None
-        elif kind == "Flatten":
+        elif isinstance(slot.layer, Flatten):
             channels, flat = None, channels
         elif flat is not None and jax.tree.leaves(slot.params):
             rows = jax.tree.leaves(slot.params)[-1].shape[0]
@@ -295,7 +294,7 @@ def _read(
     net: Layer,
     params: PyTree,
     groups: dict[str, dict[str, np.ndarray]],
-    table: dict[str, Format],
+    table: Table,
     x: PyTree,
     modules: Sequence[str] | None,
     channels_first: bool,
@@ -335,7 +334,7 @@ def _read_one(
                 )
     zeros = {key: np.zeros_like(expected[key]) for key in form.optional if key in expected}
     new = form.read({**zeros, **arrays}, slot.layer)
-    if channels_first and type(slot.layer).__name__ == "Dense":
+    if channels_first and type(slot.layer) is Dense:
         new["w"] = _rows(new["w"], slot, into=True)
     return {key: jnp.asarray(array, slot.params[key].dtype) for key, array in new.items()}
 
@@ -343,7 +342,7 @@ def _read_one(
 def _write(
     net: Layer,
     params: PyTree,
-    table: dict[str, Format],
+    table: Table,
     x: PyTree,
     modules: Sequence[str] | None,
     channels_first: bool,
@@ -356,113 +355,8 @@ def _write(
     written = {}
     for slot, name in _matched(slots, names):
         ours = _ours(slot)
-        if channels_first and type(slot.layer).__name__ == "Dense":
+        if channels_first and type(slot.layer) is Dense:
             ours["w"] = _rows(ours["w"], slot, into=False)
         arrays = _format(slot, table).write(ours, slot.layer)
         written[name] = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     return written
-
-
-# --- safetensors --------------------------------------------------------------------------------------
-
-
-def path_name(path: Any) -> str:
-    """A pytree path as a dotted name: `0.w`."""
-    return ".".join(
-        str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))) for entry in path
-    )
-
-
-# what safetensors reads and writes in NumPy; of other dtypes the bytes are stored, along one more axis
-STORED = {"bool", "float16", "bfloat16", "float32", "float64", "complex64"}
-STORED |= {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-
-
-def save_params(path: Path | str, params: PyTree) -> None:
-    """`params` as safetensors, each named by its pytree path (`0.w`); written whole or not at all.
-
-    Arrays of any shape and any dtype of numbers. What safetensors has no name for (`int4`, `float8_e3m4`,
-    `complex128`, …) is stored as bytes, and its dtype in the file's metadata. Raises `InputError` for
-    what is not numbers (a random key, text) and for two parameters of one name.
-    """
-    from safetensors.numpy import save_file
-
-    path = Path(path)
-    named: dict[str, np.ndarray] = {}
-    metadata: dict[str, str] = {}
-    for at, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = path_name(at)
-        if name in named:
-            raise InputError(f"{path}: two parameters are called {name}")
-        array = _numbers(name, leaf)
-        if array.dtype.name not in STORED:
-            metadata[name] = array.dtype.name
-            array = np.ascontiguousarray(array[..., None]).view(np.uint8)
-        named[name] = np.asarray(array, order="C")  # `ascontiguousarray` makes a vector of a scalar
-    partial = path.with_suffix(".partial")
-    save_file(named, partial, metadata)
-    partial.replace(path)
-
-
-def _numbers(name: str, leaf: Any) -> np.ndarray:
-    """`leaf` as an array of numbers."""
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise InputError(
-            f"{name}: a random key ({dtype}) cannot be saved; jax.random.key_data makes numbers"
-        )
-    array = np.asarray(leaf)
-    if array.dtype.kind in "OSUMmT" or array.dtype.names:
-        raise InputError(
-            f"{name}: expected an array of numbers, got {array.dtype} ({type(leaf).__name__})"
-        )
-    return array
-
-
-def load_params(path: Path | str, like: PyTree, *, dtype: Any = None) -> PyTree:
-    """The parameters in a safetensors file, in the structure of `like` (shapes will do).
-
-    Each keeps the dtype that it has in the file, float64 also where JAX does not compute in it; with
-    `dtype="like"` it takes that of its counterpart in `like`, with another dtype every floating one does.
-
-    Raises `InputError` for a file that is missing or broken, and for a parameter that is missing or of
-    another shape.
-    """
-    path = Path(path)
-    named = _read_file(path)
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    expected = {path_name(at): leaf for at, leaf in leaves}
-    loaded = []
-    for name, leaf in expected.items():
-        if name not in named:
-            raise InputError(f"{path}: expected a parameter {name}, got {', '.join(named) or 'none'}")
-        array = named[name]
-        if array.shape != jnp.shape(leaf):
-            raise InputError(
-                f"{path}: {name}: expected shape {list(jnp.shape(leaf))}, got {list(array.shape)}"
-            )
-        if dtype == "like":
-            array = array.astype(jnp.result_type(leaf))
-        elif dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
-            array = array.astype(jnp.dtype(dtype))
-        with jax.enable_x64(True):  # else JAX would cut float64 and int64 in half
-            loaded.append(jnp.asarray(array))
-    return jax.tree.unflatten(jax.tree.structure(like), loaded)
-
-
-def _read_file(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        named = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: truncated or not safetensors: {error}") from None
-    for name, kind in metadata.items():
-        if name in named and named[name].dtype == np.uint8:
-            named[name] = named[name].view(jnp.dtype(kind))[..., 0]
-    return named
