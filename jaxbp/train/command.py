@@ -18,7 +18,7 @@ from jaxbp.train.checkpoint import Checkpoints
 from jaxbp.train.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.train.data.description import describe, differences, fits, read_description
 from jaxbp.train.flags import Resume, override
-from jaxbp.train.loop import State, choose_devices, prove_gradient, start, why
+from jaxbp.train.loop import State, Stop, choose_devices, prove_gradient, start, why
 from jaxbp.train.loop import train as run_loop
 from jaxbp.train.pictures import draw_sweep
 from jaxbp.train.progress import reporter
@@ -93,9 +93,9 @@ def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
             outcome = run_loop(config, task, state, tx, on_epoch=on_epoch, on_call=on_call)
         checkpoints.save(outcome.state)
     summary = report.finish(path, config, task, outcome, metrics.records, proof)
-    if outcome.reason.startswith("diverged"):
+    if outcome.reason is Stop.DIVERGED:
         raise InputError(
-            f"{outcome.reason}; the last good parameters are in {path} "
+            f"{outcome.stopped}; the last good parameters are in {path} "
             "(a smaller --optimizer.learning_rate or an --optimizer.clip may help)"
         )
     out.print(f"{why(outcome, config)}")
@@ -201,7 +201,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
 
             outcome = run_sweep(config, task, state, run, done, on_epoch)
         checkpoints.save(outcome.state)
-    if outcome.reason == "interrupted":
+    if outcome.reason == Stop.INTERRUPTED:
         out.print(f"interrupted after {outcome.state.epoch} epochs; --resume goes on from there")
     if not outcome.history.shape[1]:
         return INTERRUPTED
@@ -218,7 +218,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
         "test_examples": len(task.data.test_x),
         "batches": report.batches(task),
         "epochs": outcome.history.shape[1],
-        "stopped": outcome.reason,
+        "stopped": str(outcome.reason),
         "seconds": round(sum(record["seconds"] for record in metrics.records), 3),
         "gradient_error": proof[1] if proof else None,
         "gradient_error_at": proof[0] if proof else None,
@@ -233,7 +233,7 @@ def _sweep(config: Config, task: Task, out: Console, resume: Resume) -> int:
         f"written to {path}: parameters of the best member, whose {metric.title} flatters it a little, "
         "since it was chosen by it"
     )
-    return INTERRUPTED if outcome.reason == "interrupted" else 0
+    return INTERRUPTED if outcome.reason == Stop.INTERRUPTED else 0
 
 
 def _sweep_table(rows: Sequence[dict[str, Any]], best: int, metric: Metric) -> Table:

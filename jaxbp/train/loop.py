@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import Any
 
 import jax
@@ -43,19 +44,34 @@ class State:
     loss: float = 0.0
 
 
+class Stop(StrEnum):
+    """Why training ended; the text is what a run's summary says."""
+
+    EPOCHS = "epochs"
+    LOSS_BELOW = "loss below train.stop_below"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+
+
 @dataclasses.dataclass
 class Outcome:
     """Where a run ended and why."""
 
     state: State
-    reason: str
+    reason: Stop
     history: list[dict[str, Any]]
     seconds: float
     examples_per_second: float
+    detail: str = ""  # of a reason: what was not finite, and when
 
     @property
     def interrupted(self) -> bool:
-        return self.reason == "interrupted"
+        return self.reason is Stop.INTERRUPTED
+
+    @property
+    def stopped(self) -> str:
+        """The reason as a run's summary says it, with its detail."""
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 
 def prove_gradient(config: Config, task: Task, params: PyTree) -> tuple[str, float]:
@@ -185,7 +201,8 @@ def train(
     that takes several calls, with its loss so far and the examples a second.
     """
     score, history = make_score(task.net, task.loss, task.data.kind), []
-    key, seconds, steady, reason = task.metric.key, 0.0, [], "epochs"
+    key, seconds, steady, reason = task.metric.key, 0.0, [], Stop.EPOCHS
+    detail = ""
     try:
         epochs = Epochs(config, task, tx)
         x, y, state = epochs.x, epochs.y, epochs.place(state)
@@ -201,13 +218,13 @@ def train(
                 if not (math.isfinite(new.loss) and all_finite(new.params)):
                     what = "a parameter was not finite"
                     what = what if math.isfinite(new.loss) else f"the loss was {new.loss}"
-                    reason = f"diverged: {what} in epoch {new.epoch + 1}"
+                    reason, detail = Stop.DIVERGED, f"{what} in epoch {new.epoch + 1}"
                     break
                 state = new
                 if state.step < task.steps:
                     share = float(np.sum(epochs.weights[: state.step]))
                     on_call(state, state.loss / share, seen / took)
-            if reason != "epochs":
+            if reason is not Stop.EPOCHS:
                 break
             _, metric, _ = score(state.params, x[sample], y[sample])
             test_loss, test_metric, _ = score(state.params, test_x, test_y)
@@ -226,11 +243,12 @@ def train(
             history.append(record)
             on_epoch(state, record)
             if record["loss"] < config.train.stop_below:
-                reason = "loss below train.stop_below"
+                reason = Stop.LOSS_BELOW
                 break
     except KeyboardInterrupt:
-        reason = "interrupted"
-    return Outcome(state, reason, history, seconds, float(np.median(steady)) if steady else 0.0)
+        reason = Stop.INTERRUPTED
+    speed = float(np.median(steady)) if steady else 0.0
+    return Outcome(state, reason, history, seconds, speed, detail)
 
 
 @jax.jit
@@ -243,15 +261,15 @@ def all_finite(params: PyTree) -> Any:
 def why(outcome: Outcome, config: Config) -> str:
     """The reason to stop, in words."""
     epoch = outcome.state.epoch
-    if outcome.reason == "epochs":
+    if outcome.reason is Stop.EPOCHS:
         return f"stopped after {epoch} epochs, the number asked for"
-    if outcome.reason.startswith("loss below"):
+    if outcome.reason is Stop.LOSS_BELOW:
         loss = outcome.history[-1]["loss"]
         return f"stopped after {epoch} epochs: the loss {loss:.4g} is below {config.train.stop_below:g}"
     if outcome.interrupted:
         more = f" and {outcome.state.step} steps" if outcome.state.step else ""
         return f"interrupted after {epoch} epochs{more}; --resume goes on from there"
-    return f"stopped after {epoch} epochs, {outcome.reason}"
+    return f"stopped after {epoch} epochs, {outcome.stopped}"
 
 
 def milestones(first: int, last: int, lines: int = 20) -> Iterable[int]:

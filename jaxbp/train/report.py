@@ -158,7 +158,7 @@ def finish(
         "train_loss": records[-1]["loss"] if records else None,
         "epochs": outcome.state.epoch,
         "steps_of_the_next": outcome.state.step,
-        "stopped": outcome.reason,
+        "stopped": outcome.stopped,
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "examples_per_second": round(outcome.examples_per_second),
         "gradient_error": proof[1] if proof else None,

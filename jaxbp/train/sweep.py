@@ -74,7 +74,7 @@ class SweepOutcome:
     members: list[tuple[int, float]]
     history: np.ndarray
     state: State
-    reason: str
+    reason: str  # a `Stop`
     seconds: float
 
     @property
@@ -132,7 +132,7 @@ def run_sweep(
     `history` has the `[members, 3]` of the epochs that are done; `on_epoch` sees the state after each
     further one, with its own and the seconds that it took.
     """
-    from jaxbp.train.loop import State
+    from jaxbp.train.loop import State, Stop
     from jaxbp.train.task import keys, measure, score_function
 
     data, all_of = task.data, members(config)
@@ -145,7 +145,7 @@ def run_sweep(
         found = (measure(data.kind, data.test_y, one) for one in np.asarray(predicted))
         return np.asarray(values), [np.nan if one is None else one for one in found]
 
-    history, seconds, reason = list(history), 0.0, "epochs"
+    history, seconds, reason = list(history), 0.0, Stop.EPOCHS
     fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
     try:
         epoch = run.lower(state.params, state.opt_state, x, y, training).compile()
@@ -162,10 +162,10 @@ def run_sweep(
             history.append(scores)
             on_epoch(state, scores, took)
             if np.all(loss < config.train.stop_below):
-                reason = "loss below train.stop_below"
+                reason = Stop.LOSS_BELOW
                 break
     except KeyboardInterrupt:
-        reason = "interrupted"
+        reason = Stop.INTERRUPTED
     scores = np.stack(history, axis=1) if history else np.zeros((len(all_of), 0, 3))
     return SweepOutcome(all_of, scores, state, reason, seconds)
 
