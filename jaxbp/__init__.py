@@ -41,7 +41,8 @@ from jaxbp.layers import (
     Tanh,
 )
 from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
-from jaxbp.precision import Precision
+from jaxbp.precision import Precision, with_precision
+from jaxbp.recompute import Recompute
 from jaxbp.summary import summary
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
@@ -93,6 +94,7 @@ __all__ = [
     "Precision",
     "RMSNorm",
     "ReLU",
+    "Recompute",
     "Report",
     "Residual",
     "SiLU",
@@ -120,6 +122,7 @@ __all__ = [
     "make_sweep",
     "summary",
     "value_and_grad",
+    "with_precision",
 ]
 
 

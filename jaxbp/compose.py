@@ -36,6 +36,7 @@ from jaxbp.layer import (
     require_whole,
 )
 from jaxbp.record import Record
+from jaxbp.recompute import Segments, default_unroll, segment_length
 
 __all__ = ["MERGES", "Branch", "Chain", "Merge", "Record", "Residual", "Stack", "Tied", "add_errors"]
 
@@ -348,17 +349,29 @@ class Stack(Layer):
 
     Parameters: the body's, each leaf with a leading axis of length `depth`. The chain rule is that of
     `Chain`, written once: the error is the carry of a scan that runs in reverse. The body is compiled
-    once, so compile time does not grow with depth; `unroll` puts that many copies in one turn of the
-    loop, for more speed and more to compile. Raises `InputError` where the body does not return what
-    it takes.
+    once, so compile time does not grow with depth.
+
+    `unroll` puts that many copies in one turn of the loop, for more speed and more to compile; `None`
+    leaves it to `default_unroll`, which says what it measured.
+
+    `recompute` keeps less for the walk back, and runs bodies forward once more in it (see `Recompute`):
+    `True` keeps what enters each body, an integer `k` what enters every `k`-th (the copies in between
+    are recomputed together), and `"sqrt"` is `k ≈ √depth`. Draws and results are the same.
+
+    Raises `InputError` where the body does not return what it takes, and for a `depth`, `unroll` or
+    `recompute` out of range.
     """
 
     body: Layer
     depth: int
-    unroll: int = 1
+    unroll: int | None = None
+    recompute: bool | int | str = False
 
     def __post_init__(self) -> None:
-        require_whole("Stack", depth=self.depth, unroll=self.unroll)
+        turns = {} if self.unroll is None else {"unroll": self.unroll}
+        require_whole("Stack", depth=self.depth, **turns)
+        with inside("Stack"):
+            segment_length(self.recompute, self.depth)
 
     def init(self, key: Any, x: PyTree) -> PyTree:
         def one(k: Any) -> PyTree:
@@ -389,27 +402,53 @@ class Stack(Layer):
                 found = ", ".join(str(*n) or "none" for n in sorted(lengths))
                 raise InputError(f"expected params with a leading axis of {self.depth}, got {found}")
             slices = (params, mode.stack(self.depth))
-            return jax.lax.scan(step, x, slices, length=self.depth, unroll=self.unroll)
+            if self._segments is not None:
+                one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), slices)
+                jax.eval_shape(step, x, one)  # for its errors
+                return self._segments.forward(params, x, slices[1])
+            return jax.lax.scan(step, x, slices, length=self.depth, unroll=self._turn)
 
     def backward(
         self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
     ) -> tuple[PyTree, PyTree]:
+        if self._segments is not None:
+            return self._segments.backward(params, saved, dy, gather)
+
         def step(d: PyTree, part: Any) -> tuple[PyTree, PyTree]:
             p, s = part
             gathered, dx = self.body.backward(p, s, d, gather)
             return dx, gathered
 
         dx, gathered = jax.lax.scan(
-            step, dy, (params, saved), length=self.depth, reverse=True, unroll=self.unroll
+            step, dy, (params, saved), length=self.depth, reverse=True, unroll=self._turn
         )
         return gathered, dx
 
     def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
-        """The body with all copies' parameters and saved values, along a leading axis."""
-        return (Part("body", self.body, params, saved, copies=(self.depth,)),)
+        """The body with all copies' parameters and saved values, along a leading axis.
+
+        What is recomputed has saved nothing that the body would know.
+        """
+        kept = saved if self._segments is None else None
+        return (Part("body", self.body, params, kept, copies=(self.depth,)),)
 
     def whole(self, trees: Sequence[PyTree]) -> PyTree:
         return trees[0]
+
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
+        if self._segments is not None:
+            return self._segments.update_statistics(params, saved)
+        return super().update_statistics(params, saved)
+
+    @property
+    def _turn(self) -> int:
+        """How many copies make one turn of the loop."""
+        return default_unroll(self.depth) if self.unroll is None else self.unroll
+
+    @property
+    def _segments(self) -> Segments | None:
+        length = segment_length(self.recompute, self.depth)
+        return None if length is None else Segments(self.body, self.depth, length, self._turn)
 
 
 def _check_layers(name: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:

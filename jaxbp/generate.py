@@ -20,13 +20,14 @@ from jaxtyping import Array
 
 from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack
 from jaxbp.layer import InputError, Layer, Part, PyTree, composed, is_leaf
+from jaxbp.recompute import Recompute
 
 COLDEST = float(jnp.finfo(jnp.float32).tiny)  # float32 divides by no smaller number
 
 
 def start(layer: Layer, params: PyTree, batch: int, length: int, dtype: Any) -> PyTree:
     """An empty cache for `batch` sequences of up to `length` tokens."""
-    if isinstance(layer, Chain | Branch | Residual | Stack):
+    if isinstance(layer, Chain | Branch | Residual | Recompute | Stack):
 
         def empty(part: Part) -> PyTree:
             fresh = partial(start, part.layer, batch=batch, length=length, dtype=dtype)
@@ -56,6 +57,10 @@ def advance(layer: Layer, params: PyTree, cache: PyTree, x: PyTree) -> tuple[PyT
 
         x, cache = jax.lax.scan(step, x, (params, cache[0]))
         return x, (cache,)
+    if isinstance(layer, Recompute):
+        ((part, c),) = parts
+        y, new = advance(part.layer, part.params, c, x)
+        return y, (new,)
     if isinstance(layer, Branch | Residual):
         ends = (advance(part.layer, part.params, c, x) for part, c in parts)
         ys, caches = zip(*ends, strict=True)

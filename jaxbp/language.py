@@ -23,6 +23,7 @@ from jaxbp.layers import (
     SiLU,
 )
 from jaxbp.layers.dense import initializer
+from jaxbp.precision import with_precision
 
 
 class Size(NamedTuple):
@@ -43,15 +44,23 @@ SIZES = {
 }
 
 
-def gated_mlp(features: int, hidden: int, activation: Layer = SiLU(), bias: bool = False) -> Chain:
+def gated_mlp(
+    features: int,
+    hidden: int,
+    activation: Layer = SiLU(),
+    bias: bool = False,
+    precision: Any = None,
+) -> Chain:
     """`y = (g(x w_1) ⊙ x w_2) w_3`, `[..., in] -> [..., features]`:
     SwiGLU with `SiLU()`, GEGLU with `GELU()`.
 
     A composition: the product rule of its two factors stands in `Branch(merge="product")`, so that
-    `∂L/∂(x w_2) = ∂L/∂(…) ⊙ g(x w_1)` and the other way round. Source: Shazeer 2020.
+    `∂L/∂(x w_2) = ∂L/∂(…) ⊙ g(x w_1)` and the other way round. `precision` is
+    that of every layer, as in `with_precision`. Source: Shazeer 2020.
     """
     gate = Chain(Dense(hidden, bias), activation)
-    return Chain(Branch(gate, Dense(hidden, bias), merge="product"), Dense(features, bias))
+    net = Chain(Branch(gate, Dense(hidden, bias), merge="product"), Dense(features, bias))
+    return with_precision(net, precision)
 
 
 def gpt(
@@ -65,7 +74,9 @@ def gpt(
     positions: str = "learned",
     dropout: float = 0.0,
     deferred: bool = False,
-    unroll: int = 1,
+    unroll: int | None = None,
+    recompute: bool | int | str = False,
+    precision: Any = None,
 ) -> Tied:
     """A decoder-only transformer: pre-norm blocks in a `Stack`, the embedding as output head.
 
@@ -77,7 +88,8 @@ def gpt(
     `size` takes all of depth, heads, features, length and (unless given) vocabulary from `SIZES`:
     `gpt(size="gpt2")`. `positions` is `"learned"` (then at most `length` tokens) or `"rotary"`. The two
     products of a block that end in the residual stream start smaller by `√(2 depth)`, so that its
-    variance does not grow with depth. Source: Radford et al. 2019.
+    variance does not grow with depth. `unroll` and `recompute` are those of the `Stack`; `precision` is
+    that of every layer, as in `with_precision`. Source: Radford et al. 2019.
     """
     if size is not None:
         if size not in SIZES:
@@ -100,14 +112,15 @@ def gpt(
         Residual(Chain(LayerNorm(), attention, *drop)),
         Residual(Chain(LayerNorm(), *mlp, *drop)),
     )
-    return Tied(
+    net = Tied(
         Embedding(vocabulary, features, initializer=into),
         *([] if rotary else [PositionEmbedding("learned", length)]),
         *drop,
-        Stack(block, depth, unroll),
+        Stack(block, depth, unroll, recompute),
         LayerNorm(),
         Head(vocabulary, deferred),
     )
+    return with_precision(net, precision)
 
 
 def char_lstm(
@@ -118,17 +131,19 @@ def char_lstm(
     embedding: int = 64,
     dropout: float = 0.0,
     deferred: bool = False,
+    precision: Any = None,
 ) -> Chain:
     """`Embedding → LSTM → … → LSTM → Head`: predicts the next character from all before it.
 
     `features` is the size of every LSTM's state, `depth` how many stand in a row, each followed by
-    `Dropout(dropout)` in training.
+    `Dropout(dropout)` in training. `precision` is that of every layer, as in `with_precision`.
     """
     if depth < 1:
         raise InputError(f"char_lstm: depth must be a positive integer, got {depth}")
     drop = [Dropout(dropout)] if dropout else []
     body = [layer for _ in range(depth) for layer in (LSTM(features), *drop)]
-    return Chain(Embedding(vocabulary, embedding), *body, Head(vocabulary, deferred))
+    net = Chain(Embedding(vocabulary, embedding), *body, Head(vocabulary, deferred))
+    return with_precision(net, precision)
 
 
 class Scaled(NamedTuple):

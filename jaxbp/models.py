@@ -22,6 +22,7 @@ from jaxbp.layers import (
     Sigmoid,
     Softmax,
 )
+from jaxbp.precision import with_precision
 
 __all__ = ["autoencoder", "char_lstm", "gated_mlp", "gpt", "lenet", "mlp", "notes_network", "resnet"]
 
@@ -31,12 +32,14 @@ def mlp(
     activation: Layer = ReLU(),
     dropout: float = 0.0,
     initializer: str = "he",
+    precision: Any = None,
 ) -> Chain:
     """`Dense → activation → … → Dense`, `[..., in] -> [..., features[-1]]`.
 
     `mlp(128, 10)` has one hidden layer of 128 and 10 outputs, without an activation after the last
     (losses take logits). The input's size is read in `init`. With `dropout > 0`, each hidden
-    activation is followed by `Dropout(dropout)`.
+    activation is followed by `Dropout(dropout)`. `precision` is that of every layer, as in
+    `with_precision`.
     """
     if not features:
         raise InputError("mlp: expected at least one layer size, got none")
@@ -44,7 +47,7 @@ def mlp(
     for size in features[:-1]:
         layers += [Dense(size, initializer=initializer), activation]
         layers += [Dropout(dropout)] if dropout else []
-    return Chain(*layers, Dense(features[-1], initializer=initializer))
+    return with_precision(Chain(*layers, Dense(features[-1], initializer=initializer)), precision)
 
 
 # The worked example of the lecture notes. Matrices as the notes write them: rows = to, columns = from.
@@ -80,12 +83,14 @@ def lenet(
     kernel: int = 5,
     activation: Layer = ReLU(),
     dropout: float = 0.0,
+    precision: Any = None,
 ) -> Chain:
     """`(Conv → activation → MaxPool(2))ⁿ → Flatten → Dense …`: images `NHWC` to `[n, classes]`.
 
     One convolution for each entry of `features`, each halving the image; the defaults are LeNet-5's
     sizes (LeCun et al. 1998), with padded convolutions so that small images fit, ReLU and max pooling.
-    With `dropout > 0`, each dense layer is preceded by `Dropout(dropout)`.
+    With `dropout > 0`, each dense layer is preceded by `Dropout(dropout)`. `precision` is that of every
+    layer, as in `with_precision`.
     """
     layers: list[Layer] = []
     for width in features:
@@ -95,7 +100,7 @@ def lenet(
         layers += [Dropout(dropout)] if dropout else []
         layers += [Dense(size, initializer="he"), activation]
     layers += [Dropout(dropout)] if dropout else []
-    return Chain(*layers, Dense(classes))
+    return with_precision(Chain(*layers, Dense(classes)), precision)
 
 
 def resnet(
@@ -105,6 +110,7 @@ def resnet(
     widths: Sequence[int] = (16, 32, 64),
     dropout: float = 0.0,
     momentum: float = 0.9,
+    precision: Any = None,
 ) -> Chain:
     """The residual network for small images, `[n, height, width, channels] -> [n, classes]`.
 
@@ -114,7 +120,7 @@ def resnet(
     `blocks=3` is ResNet-20. Where a block changes the shape, its skip is a 1×1 convolution with
     BatchNorm (option B of He et al. 2016). The blocks of a stage that do not are one `Stack`, compiled
     once. With `dropout > 0`, the last layer is preceded by `Dropout(dropout)`; `momentum` is that of the
-    running statistics.
+    running statistics, `precision` that of every layer, as in `with_precision`.
     """
     if blocks < 1 or not widths:
         raise InputError(f"resnet: expected blocks ≥ 1 and at least one width, got {blocks}, {widths}")
@@ -136,17 +142,18 @@ def resnet(
         if same:
             layers.append(Stack(Chain(Residual(body(width)), ReLU()), same))
     drop = [Dropout(dropout)] if dropout else []
-    return Chain(*layers, GlobalAvgPool(), *drop, Dense(classes))
+    return with_precision(Chain(*layers, GlobalAvgPool(), *drop, Dense(classes)), precision)
 
 
-def autoencoder(*features: int, outputs: int, activation: Layer = ReLU()) -> Chain:
+def autoencoder(*features: int, outputs: int, activation: Layer = ReLU(), precision: Any = None) -> Chain:
     """`[..., outputs] -> [..., outputs]` through a narrow middle: `mlp` there, and back the same way.
 
     `autoencoder(128, 16, outputs=64)` has layers of 128, 16 (the code), 128 and 64 features, with an
     activation after each but the code and the last. Train it with `SquaredError` and its own input as
-    the target.
+    the target. `precision` is that of every layer, as in `with_precision`.
     """
     if not features:
         raise InputError("autoencoder: expected at least the size of the code, got none")
     encoder = mlp(*features, activation=activation)
-    return Chain(encoder, mlp(*features[-2::-1], outputs, activation=activation))
+    decoder = mlp(*features[-2::-1], outputs, activation=activation)
+    return with_precision(Chain(encoder, decoder), precision)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxbp.layer import InputError
+from jaxbp.layer import InputError, Layer, map_leaves
+
+Net = TypeVar("Net", bound=Layer)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,50 @@ class PrecisionField:
                 )
             value = Precision(compute=name)
         layer.__dict__["precision"] = value
+
+
+def mixed(precision: Any) -> Precision:
+    """The `Precision` of a whole network: `dtype` between and inside its layers, parameters in float32.
+
+    A `Precision` is taken as it is. A dtype is what is computed in and handed on; parameters are float32,
+    or the dtype itself where that is wider. Raises `InputError` for anything but floating dtypes.
+    """
+    if isinstance(precision, Precision):
+        return precision
+    name = _name(precision)
+    if name is None:
+        raise InputError(f"precision: expected a Precision or a floating dtype, got {precision!r}")
+    return Precision(wide(name).name, name, name)
+
+
+def with_precision(net: Net, precision: Precision | str | type | jnp.dtype | None) -> Net:
+    """The same network in another precision: mixed precision everywhere.
+
+    `precision` is a `Precision` for every layer that takes one, or a dtype: `with_precision(net,
+    "bfloat16")` gives every such layer `Precision("float32", "bfloat16", "bfloat16")`, so that
+    activations and errors flow in bfloat16 from the first layer, which casts its input, to the last,
+    while parameters, their gradients and so the optimizer stay float32. Layers without a `precision`
+    (activations, pooling, dropout) follow their input. Sums, the statistics of norms and the losses are
+    taken in float32 at least, as everywhere.
+
+    `net`'s own precisions are replaced, unless `precision` is `None`, which changes nothing. Parameters
+    and their structure are the same, so that those trained in one precision serve in another.
+
+        y = round(f(round(x), round(w)))        ∂L/∂w comes back in the dtype of w, ∂L/∂x in that of x
+
+    Rounding counts as the identity in the derivative, as in autodiff. Source: Micikevicius et al. 2018.
+    """
+    if precision is None:
+        return net
+    wanted = mixed(precision)
+
+    def set_precision(layer: Layer) -> Layer:
+        named = {field.name for field in fields(layer)}  # pyright: ignore[reportArgumentType]
+        if "precision" not in named:
+            return layer
+        return dataclasses.replace(layer, precision=wanted)  # pyright: ignore[reportCallIssue]
+
+    return cast("Net", map_leaves(set_precision, net))
 
 
 def _floating(value: Any, what: str) -> str:

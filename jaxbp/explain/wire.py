@@ -26,6 +26,7 @@ from jaxbp.explain.recurrence import as_steps
 from jaxbp.graph import Graph as LayerGraph
 from jaxbp.layer import Eval, InputError, Layer, Mode, Part, PyTree
 from jaxbp.losses import Loss
+from jaxbp.recompute import Recompute
 
 Wired = tuple[PyTree, Wires]  # a value, and the neurons that it is
 
@@ -118,6 +119,10 @@ class Walk:
             self.graph.lead(runs, total, eye_array(size(y)).tocsr())
         return y, whole(total)
 
+    def recompute(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
+        """What is kept changes no path."""
+        return self.wire(layer.body, place, x, wires)
+
     def branch(self, layer: Any, place: Place, x: PyTree, wires: Wires) -> Wired:
         modes = place.mode.split(len(layer.bodies))
         ends = [
@@ -177,6 +182,7 @@ WIRES: dict[type[Layer], Any] = {
     Residual: Walk.residual,
     Branch: Walk.branch,
     Stack: Walk.stack,
+    Recompute: Walk.recompute,
     LayerGraph: Walk.layers,
 }
 

@@ -235,6 +235,7 @@ class Recurrent(Layer):
 
     def start(self, params: Any, batch: int, length: int, dtype: Any) -> State:
         """Decoding: the state before the first step."""
+        dtype = self.precision.output or dtype  # that of the states that a step hands on
         return (jnp.zeros((batch, self.features), dtype),) * self.states
 
     def advance(self, params: Any, cache: State, x: Array) -> tuple[Array, State]:

@@ -56,6 +56,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """leave those out that are left over, which else make a last, smaller step"""
     stop_below: NotNegative = 0.0
     """ε: stop when the loss of an epoch is below this; 0 for never"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """dtype of activations and errors; parameters, optimizer and loss are float32 all the same"""
     shuffle: bool = True
     """take the examples in a new order every epoch"""
     shift: Whole = 0

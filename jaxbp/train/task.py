@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from jaxbp.precision import wide, with_precision
 from jaxbp.train.augment import make_augment
 from jaxbp.train.batches import Batches
 from jaxbp.train.config import LOSSES, Config
@@ -112,6 +113,8 @@ def make_task(config: Config) -> Task:
 def task_of(config: Config, data: Dataset) -> Task:
     """The task on data that is as `config` wants it already; its examples are not looked at."""
     net, loss = config.model.build(data), LOSSES[config.train.loss]
+    if config.train.precision != "float32":
+        net = with_precision(net, config.train.precision)
     if config.train.label_smoothing:
         loss = SoftmaxCrossEntropy(label_smoothing=config.train.label_smoothing)
     return Task(net, loss, data, config.train.batch_size, drop_last=config.train.drop_last)
@@ -165,6 +168,7 @@ def score_function(net: Layer, loss: Loss, kind: Kind) -> Callable[..., Any]:
 
     def part(params: PyTree, x: Any, y: Any) -> Any:
         prediction = net(params, x)
+        prediction = prediction.astype(wide(prediction.dtype))
         says = decide if kind == "classes" else partial(as_values, loss)
         return loss(prediction, y), says(prediction)
 
