@@ -97,7 +97,8 @@ def with_precision(net: Net, precision: Precision | str | type | jnp.dtype | Non
         named = {field.name for field in fields(layer)}  # pyright: ignore[reportArgumentType]
         if "precision" not in named:
             return layer
-        return dataclasses.replace(layer, precision=wanted)  # pyright: ignore[reportCallIssue]
+        changed: Any = layer
+        return dataclasses.replace(changed, precision=wanted)
 
     return cast("Net", map_leaves(set_precision, net))
 

@@ -37,9 +37,11 @@ class Recompute(Layer):
 
     Keeps `x`, the mode (so that a `Dropout` draws the same mask twice) and the running statistics that
     the batch leads to (a `BatchNorm` inside could not make them of `x` once the weights have moved),
-    which are as small as parameters. Under `jit`, what is computed twice would be found out and computed once,
-    and everything kept after all: a barrier ties the second forward pass to the error that arrives.
-    Draws, gradients and statistics are those of the body itself.
+    which are as small as parameters. Draws, gradients and statistics are those of the body itself.
+
+    Under `jit`, what is computed twice would be found out and computed once, and everything kept after
+    all: a barrier ties the second forward pass to the error that arrives. XLA for CPUs takes barriers
+    out before it looks, so there it is inside a loop only (a `Stack`) that memory falls.
 
     Raises `InputError` where the body is not a layer, and whatever the body raises.
     """
