@@ -35,8 +35,8 @@ from jaxbp.layer import (
     require_parts,
     require_whole,
 )
-from jaxbp.record import Record
 from jaxbp.recompute import Segments, default_unroll, segment_length
+from jaxbp.record import Record
 
 __all__ = ["MERGES", "Branch", "Chain", "Merge", "Record", "Residual", "Stack", "Tied", "add_errors"]
 

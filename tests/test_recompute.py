@@ -141,7 +141,7 @@ def test_segments_divide_the_depth_where_they_can(recompute, depth, length) -> N
     assert segment_length(recompute, depth) == length
 
 
-@pytest.mark.parametrize("recompute", [0, 6, -1, "half", 1.5, None])
+@pytest.mark.parametrize("recompute", [0, 6, -1, "half"])
 def test_bad_segments_are_refused(recompute) -> None:
     with pytest.raises(InputError, match=r"Stack > recompute must be a bool, 'sqrt' or a number"):
         Stack(Tanh(), 5, recompute=recompute)
