@@ -220,6 +220,7 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "layers",
         "losses",
         "precision",
+        "recompute",
         "record",
         "summary",
         "train",
