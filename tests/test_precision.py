@@ -16,7 +16,7 @@ from jaxbp import (
     value_and_grad,
     with_precision,
 )
-from jaxbp.check.oracle import prove
+from jaxbp.oracle.proof import prove
 from jaxbp.generate import make_generator
 from jaxbp.layer import leaves
 from jaxbp.models import autoencoder, char_lstm, gated_mlp, gpt, lenet, mlp, resnet
