@@ -16,10 +16,10 @@ from jaxbp import (
     value_and_grad,
     with_precision,
 )
-from jaxbp.oracle.proof import prove
 from jaxbp.generate import make_generator
 from jaxbp.layer import leaves
 from jaxbp.models import autoencoder, char_lstm, gated_mlp, gpt, lenet, mlp, resnet
+from jaxbp.oracle.proof import prove
 from tests.proof import normal
 
 IMAGE, VECTOR = jax.ShapeDtypeStruct((2, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((2, 6), "float32")
