@@ -22,7 +22,7 @@ from jaxbp.layers import (
     PositionEmbedding,
     SiLU,
 )
-from jaxbp.layers.dense import initializer
+from jaxbp.layers.initializers import initializer
 from jaxbp.precision import with_precision
 
 

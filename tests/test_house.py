@@ -219,6 +219,7 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "layer",
         "layers",
         "losses",
+        "operations",
         "precision",
         "recompute",
         "record",

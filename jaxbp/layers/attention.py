@@ -30,8 +30,8 @@ from jaxbp.layer import (
     require_share,
     shape_text,
 )
-from jaxbp.layers.dense import initializer
-from jaxbp.layers.embedding import rotate
+from jaxbp.layers.initializers import initializer
+from jaxbp.layers.rotation import rotate
 from jaxbp.precision import PrecisionField, matmul, wide
 
 

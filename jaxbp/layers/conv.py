@@ -40,7 +40,7 @@ from jaxbp.layer import (
     require_whole,
 )
 from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
-from jaxbp.layers.dense import initializer
+from jaxbp.layers.initializers import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
 from jaxbp.precision import Precision, PrecisionField, wide
 

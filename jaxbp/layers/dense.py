@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,24 +19,8 @@ from jaxbp.layer import (
     require_params,
     require_whole,
 )
+from jaxbp.layers.initializers import initializer
 from jaxbp.precision import PrecisionField, matmul, wide
-
-INITIALIZERS: dict[str, Callable[..., Array]] = {
-    "he": jax.nn.initializers.he_normal(),
-    "glorot": jax.nn.initializers.glorot_uniform(),
-    "lecun": jax.nn.initializers.lecun_normal(),
-    "normal": jax.nn.initializers.normal(),
-    "zeros": jax.nn.initializers.zeros,
-}
-
-
-def initializer(choice: str | Callable[..., Array]) -> Callable[..., Array]:
-    """The `jax.nn.initializers` function of that name, or `choice` itself if it is a function."""
-    if callable(choice):
-        return choice
-    if choice not in INITIALIZERS:
-        raise InputError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {choice!r}")
-    return INITIALIZERS[choice]
 
 
 @dataclass(frozen=True, repr=False)

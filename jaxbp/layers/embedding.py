@@ -21,7 +21,8 @@ from jaxbp.layer import (
     require_whole,
     shape_text,
 )
-from jaxbp.layers.dense import initializer
+from jaxbp.layers.initializers import initializer
+from jaxbp.layers.rotation import angles, rotate
 from jaxbp.precision import PrecisionField, matmul, wide
 
 
@@ -260,7 +261,7 @@ class PositionEmbedding(Layer):
         if self.kind == "learned":
             p = jnp.take(params["p"], positions, axis=0, mode="clip")
         else:
-            angle = _angles(positions, x.shape[-1], self.base, x.dtype)
+            angle = angles(positions, x.shape[-1], self.base, x.dtype)
             p = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(x.shape[-2:])
         return x + jnp.broadcast_to(p.astype(x.dtype), x.shape)
 
@@ -272,25 +273,6 @@ class PositionEmbedding(Layer):
             raise InputError(f"{self}: x is longer than the table: {x.shape[-2]} > {self.length}")
         if self.kind != "learned" and x.shape[-1] % 2:
             raise InputError(f"{self}: expected an even number of features, got {x.shape[-1]}")
-
-
-def rotate(
-    x: Float[Array, "*batch time features"], positions: Num[Array, "time"], base: float
-) -> Float[Array, "*batch time features"]:
-    """`R(t) x_t`: the pair `(x_i, x_{i + features/2})` turned by `t ω_i`, in the dtype of `x`.
-
-    `R(t)ᵀ = R(-t)`, so the error goes back with `rotate(d, -positions, base)`.
-    """
-    angle = _angles(positions, x.shape[-1], base, x.dtype)
-    a, b = jnp.split(x.astype(angle.dtype), 2, axis=-1)
-    cos, sin = (jnp.broadcast_to(f(angle), a.shape) for f in (jnp.cos, jnp.sin))
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
-
-
-def _angles(positions: Array, features: int, base: float, dtype: Any) -> Array:
-    """`t ω_i`, `[time, features/2]`, in float32 at least."""
-    steps = jnp.arange(features // 2, dtype=wide(dtype))
-    return jnp.outer(positions.astype(steps.dtype), base ** (-2.0 / features * steps))
 
 
 def _check_table(layer: Layer, w: Any, shape: tuple[int, ...]) -> None:

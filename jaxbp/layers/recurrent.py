@@ -49,7 +49,7 @@ from jaxbp.layer import (
     require_params,
     shape_text,
 )
-from jaxbp.layers.dense import initializer
+from jaxbp.layers.initializers import initializer
 from jaxbp.precision import PrecisionField, matmul, wide
 
 State = tuple[Array, ...]

@@ -1,0 +1,27 @@
+"""How weights start, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array
+
+from jaxbp.layer import InputError
+
+INITIALIZERS: dict[str, Callable[..., Array]] = {
+    "he": jax.nn.initializers.he_normal(),
+    "glorot": jax.nn.initializers.glorot_uniform(),
+    "lecun": jax.nn.initializers.lecun_normal(),
+    "normal": jax.nn.initializers.normal(),
+    "zeros": jax.nn.initializers.zeros,
+}
+
+
+def initializer(choice: str | Callable[..., Array]) -> Callable[..., Array]:
+    """The `jax.nn.initializers` function of that name, or `choice` itself if it is a function."""
+    if callable(choice):
+        return choice
+    if choice not in INITIALIZERS:
+        raise InputError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {choice!r}")
+    return INITIALIZERS[choice]
