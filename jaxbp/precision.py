@@ -125,7 +125,15 @@ def wide(dtype: Any) -> Any:
     return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """`a @ b` over the last axis of `a` and the first of `b`, accumulated and returned wide."""
-    contract = (((a.ndim - 1,), (0,)), ((), ()))
-    return jax.lax.dot_general(a, b, contract, preferred_element_type=wide(a.dtype))
+def matmul(a: Array, b: Array, dtype: Any = None) -> Array:
+    """`a @ b` over the last axis of `a` and the first of `b`, accumulated wide; in `dtype`, or wide.
+
+    The sum is rounded once, at its end. An accelerator's product accumulates in float32 whatever it
+    returns, so there it returns `dtype` itself and no float32 copy is written only to be cast. A CPU's
+    makes no such promise, and returns it wide, to be cast.
+    """
+    contract, full = (((a.ndim - 1,), (0,)), ((), ())), wide(a.dtype)
+    out = full if dtype is None else jnp.dtype(dtype)
+    narrow = out == a.dtype and jax.default_backend() != "cpu"
+    y = jax.lax.dot_general(a, b, contract, preferred_element_type=out if narrow else full)
+    return y.astype(out)

@@ -20,6 +20,7 @@ from jaxbp.generate import make_generator
 from jaxbp.layer import leaves
 from jaxbp.models import autoencoder, char_lstm, gated_mlp, gpt, lenet, mlp, resnet
 from jaxbp.oracle.proof import prove
+from jaxbp.precision import matmul
 from tests.proof import normal
 
 IMAGE, VECTOR = jax.ShapeDtypeStruct((2, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((2, 6), "float32")
@@ -100,3 +101,21 @@ def test_the_proof_knows_the_noise_of_bfloat16(kind, right) -> None:
     value, _ = jax.jit(value_and_grad(narrow, loss))(params, x, y)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, value_and_grad(net, loss)(params, x, y)[0], rtol=0.02)
+
+
+@pytest.mark.parametrize(("platform", "inside"), [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_a_product_returns_what_is_needed_next(platform, inside, monkeypatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    a, b = jax.ShapeDtypeStruct((3, 5), "bfloat16"), jax.ShapeDtypeStruct((5, 2), "bfloat16")
+    program = jax.make_jaxpr(lambda a, b: matmul(a, b, "bfloat16"))(a, b)
+    (dot,) = (e for e in program.eqns if e.primitive.name == "dot_general")
+    assert dot.outvars[0].aval.dtype == inside
+    assert program.out_avals[0].dtype == jnp.bfloat16
+    assert jax.eval_shape(matmul, a, b).dtype == jnp.float32  # of a parameter's gradient: not rounded
+
+
+def test_a_long_sum_in_bfloat16_is_rounded_once() -> None:
+    a, b = normal(1, (7, 4096), "bfloat16"), normal(2, (4096, 5), "bfloat16")
+    exact = np.float64(a) @ np.float64(b)
+    got = np.float64(matmul(a, b, "bfloat16"))
+    assert np.all(np.abs(got - exact) <= 2**-8 * np.abs(exact) + 1e-3)

@@ -75,8 +75,8 @@ class Dense(Layer):
     ) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch out"]]:
         x, input_dtype = saved
         delta = dy.astype(x.dtype)
-        dx = matmul(delta, params["w"].T.astype(x.dtype))
-        return dx.astype(input_dtype.value), delta
+        dx = matmul(delta, params["w"].T.astype(x.dtype), input_dtype.value)
+        return dx, delta
 
     def gradient(self, params: Any, saved: Any, delta: Float[Array, "*batch out"]) -> Any:
         (x, _), w = saved, params["w"]

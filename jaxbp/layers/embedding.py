@@ -141,7 +141,7 @@ class Head(Layer):
         h, w = x.astype(compute), params["w"].T.astype(compute)
         if self.deferred:
             return (h, w), Static(x.dtype)
-        return matmul(h, w).astype(self.precision.output or x.dtype), (h, Static(x.dtype))
+        return matmul(h, w, self.precision.output or x.dtype), (h, Static(x.dtype))
 
     def pull(self, params: Any, saved: Any, dy: Any) -> tuple[Float[Array, "*batch features"], Any]:
         if self.deferred:
@@ -149,7 +149,7 @@ class Head(Layer):
             return dh.astype(saved.value), dw
         h, input_dtype = saved
         delta = dy.astype(h.dtype)
-        return matmul(delta, params["w"].astype(h.dtype)).astype(input_dtype.value), delta
+        return matmul(delta, params["w"].astype(h.dtype), input_dtype.value), delta
 
     def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
         w = params["w"]
