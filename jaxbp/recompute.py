@@ -208,7 +208,9 @@ def default_unroll(depth: int, platform: str | None = None) -> int:
 
     On a CPU 1: a turn costs nothing beside its products, and compile time does not grow. On anything
     else up to 12: a loop copies the slices of parameters and of what is kept, which straight code does
-    not.
+    not. Measured: a step of GPT-2 (124M, bfloat16, 16 × 1024 tokens) on an H100 takes 57.8 ms in a loop
+    and 49.2 ms unrolled 12. It costs compile time: the two passes of a small `gpt` of depth 12 take 2.1 s
+    to compile in a loop and 7.6 s unrolled 12 (two CPU cores).
     """
     return 1 if (platform or jax.default_backend()) == "cpu" else min(depth, 12)
 
