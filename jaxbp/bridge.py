@@ -1,4 +1,4 @@
-"""In and out of autodiff: a hand-written network inside `jax.grad`, any JAX function as a layer.
+"""In and out of autodiff: a hand-written network in `jax.grad`, any JAX function as a layer, fused pairs.
 
 Besides `check/` and `oracle/`, this is the only place under `jaxbp/` where autodiff appears.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jaxtyping import Array
 
 from jaxbp.layer import Eval, Layer, Mode, PyTree
 
@@ -58,6 +59,52 @@ def with_gradient(value_and_grad: Callable[[PyTree], tuple[Any, PyTree]]) -> Cal
 
     fn.defvjp(value_and_grad, backward)
     return fn
+
+
+# --- a vendor's fused pair ----------------------------------------------------------------------------
+
+
+def fused_attention(
+    q: Array, k: Array, v: Array, causal: bool, window: int | None, implementation: str
+) -> tuple[Array, PyTree]:
+    """`(o, pair)` of `q: [..., T, H, D]`, `k, v: [..., S, K, D]` by `jax.nn.dot_product_attention`.
+
+    `pair` is what the backward kernel needs, and the kernel: a pytree whose arrays have the axes `...`
+    of the examples first, to be kept for `fused_attention_pull`. `implementation` is `"cudnn"` or, to
+    try the pair without a GPU, `"xla"`.
+    """
+    near = None if window is None else (window - 1, 0 if causal else window - 1)
+
+    def attend(*qkv: Array) -> Array:
+        return jax.nn.dot_product_attention(
+            *qkv,
+            is_causal=causal,
+            local_window_size=near,
+            implementation=implementation,  # pyright: ignore[reportArgumentType]
+        )
+
+    def forward(*qkv: Array) -> tuple[Array, PyTree]:
+        return jax.vjp(attend, *qkv)
+
+    for _ in q.shape[:-3]:
+        forward = jax.vmap(forward)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return forward(q, k, v)
+
+
+def fused_attention_pull(pair: PyTree, do: Array) -> tuple[Array, Array, Array]:
+    """`(dq, dk, dv)` from the error of `o`."""
+
+    def backward(pair: PyTree, do: Array) -> tuple[Array, Array, Array]:
+        return pair(do)
+
+    for _ in do.shape[:-3]:
+        backward = jax.vmap(backward)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return backward(pair, do)
+
+
+# --- a JAX function as a layer ------------------------------------------------------------------------
 
 
 def _without_float0(tree: PyTree) -> PyTree:

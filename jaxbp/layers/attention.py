@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from jaxbp.bridge import fused_attention, fused_attention_pull
 from jaxbp.compose import add_errors
 from jaxbp.layer import (
     Eval,
@@ -30,6 +31,8 @@ from jaxbp.layer import (
     require_share,
     shape_text,
 )
+from jaxbp.layers.attention_choice import FORMS, Choice, Shape, choose, unsupported
+from jaxbp.layers.blockwise import Sight, attend, attend_pull
 from jaxbp.layers.initializers import initializer
 from jaxbp.layers.rotation import rotate
 from jaxbp.precision import PrecisionField, matmul, wide
@@ -94,9 +97,11 @@ class Attention(Layer):
     initializer: str | Callable[..., Any] = "glorot"
     output_initializer: str | Callable[..., Any] | None = None
     precision: Any = PrecisionField()
+    implementation: str | None = None
+    block: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "kv_heads", "window", "head_features"):
+        for name in ("heads", "kv_heads", "window", "head_features", "block"):
             value = getattr(self, name)
             required = name == "heads"
             if (value is not None or required) and (not isinstance(value, int) or value < 1):
@@ -104,6 +109,11 @@ class Attention(Layer):
         if self.heads % (self.kv_heads or self.heads):
             raise InputError(f"Attention: {self.kv_heads} kv_heads do not divide {self.heads} heads")
         require_share(self.dropout, "Attention: dropout")
+        if self.implementation not in (None, *FORMS):
+            names = ", ".join(map(repr, FORMS))
+            raise InputError(
+                f"Attention: expected implementation {names} or None, got {self.implementation!r}"
+            )
         initializer(self.initializer)
         initializer(self.output_initializer or self.initializer)
 
@@ -137,16 +147,59 @@ class Attention(Layer):
         inputs, memory, mask = self._parts(x, params)
         dtype = jnp.dtype(self.precision.compute or inputs.dtype)
         form = Static((_form(x), inputs.dtype, memory.dtype))
-        x_, m = inputs.astype(dtype), None if memory is inputs else memory.astype(dtype)
+        x_, right = _finite(inputs.astype(dtype), -1)
+        m, m_right = (None, right) if memory is inputs else _finite(memory.astype(dtype), -1)
         q, k, v = self._project(params, x_, x_ if m is None else m)  # 1
-        seen = self._seen(q.shape[-2], k.shape[-2], mask)
-        p = _softmax(self._scores(q, k), seen)  # 2, 3
-        kept = self._draw(p.shape, mode)
-        o = self._read((p if kept is None else self._drop(p, kept)).astype(dtype), v)  # 4
+        q, k, v, lost = self._hide(q, k, v, right, m_right, mask)
+        key = self._draw(q.shape[:-4], mode)
+        choice = self._choose(q, k, mask, key is not None)
+        saved = {"x": x_, "memory": m, "mask": mask, "key": key, "form": form}
+        if choice.fused:
+            heads = _time_first(q), _time_first(k[..., None, :, :]), _time_first(v[..., None, :, :])
+            o, saved["pair"] = fused_attention(*heads, self.causal, self.window, choice.form)
+            o = o.reshape(*o.shape[:-2], -1)
+        else:
+            o, lse = attend(self._sight, choice.block, q, k, v, mask, key)  # 2, 3, 4
+            o, right = _finite(o.astype(dtype), (-4, -3, -1), whole=True)
+            lost = lost | ~right
+            q, lse = jnp.where(_rows(lost, q), 0, q), jnp.where(_rows(lost, q)[..., 0], jnp.inf, lse)
+            o = _join(o)
+            saved |= {"q": q, "k": k, "v": v, "lse": lse}
+        if memory is inputs and mask is not None and mask.shape[-2] == 1:
+            lost = lost & mask[..., 0, :]  # padding, as a query too: nothing is lost
         y = self._out(params, o)  # 5
-        y = y.astype(self.precision.output or inputs.dtype)
-        saved = {"x": x_, "memory": m, "q": q, "k": k, "v": v, "p": p, "o": o, "kept": kept, "form": form}
-        return y, saved
+        y = jnp.where(lost[..., None], jnp.nan, y).astype(self.precision.output or inputs.dtype)
+        return y, {**saved, "o": o, "lost": lost}
+
+    def _hide(
+        self, q: Array, k: Array, v: Array, right: Array, m_right: Array, mask: Any
+    ) -> tuple[Array, Array, Array, Array]:
+        """Nothing but finite numbers in `q`, `k` and `v`, and which queries are lost, `[..., T]`.
+
+        A query is lost if it, or a key that it sees, is not finite. A key that is not, or that no query
+        sees, is 0: it meets a share of 0, and so must not hold what times 0 isn't 0.
+        """
+        q, q_right = _finite(q, (-4, -3, -1), whole=True)
+        (k, k_right), (v, v_right) = (_finite(a, (-3, -1), whole=True) for a in (k, v))
+        wrong = ~(m_right & k_right & v_right)
+        if mask is not None:
+            exists = jnp.any(mask, axis=-2)
+            k, v = (jnp.where(_rows(exists, a), a, 0) for a in (k, v))
+        lost = ~(right & q_right) | self._sight.any_seen(wrong, q.shape[-2], mask)
+        return q, k, v, lost
+
+    @property
+    def _sight(self) -> Sight:
+        return Sight(self.causal, self.window, self.dropout)
+
+    def _choose(self, q: Array, k: Array, mask: Any, dropped: bool) -> Choice:
+        window, masked = self.window is not None, mask is not None
+        shape = Shape(*q.shape[-2:-1], *k.shape[-2:], self.causal, window, masked, dropped)
+        if self.implementation in ("cudnn", "xla"):
+            problem = unsupported(q.dtype, shape, self.implementation)
+            if problem:
+                raise InputError(f"{self}: the fused form cannot do {problem}")
+        return choose(self.implementation, self.block, q.dtype, shape)
 
     def _project(self, params: Any, x: Array, m: Array, past: Any = 0) -> tuple[Array, Array, Array]:
         """Pass 1: `q: [..., K, G, T, D]` and `k, v: [..., K, S, D]`, in the dtype of `x`."""
@@ -165,63 +218,41 @@ class Attention(Layer):
             k = rotate(k, past + _places(k.shape[-2]), self.base)
         return q, k, v
 
-    def _scores(self, q: Array, k: Array) -> Array:
-        """Pass 2: `s: [..., K, G, T, S]`, wide."""
-        return _einsum("...kgtd,...ksd->...kgts", q, k) / math.sqrt(q.shape[-1])
-
-    def _read(self, p: Array, v: Array) -> Array:
-        """Pass 4, and the heads joined: `o: [..., T, H D]`."""
-        return _join(_einsum("...kgts,...ksd->...kgtd", p, v).astype(v.dtype))
-
     def _out(self, params: Any, o: Array) -> Array:
         """Pass 5: `y: [..., T, I]`, wide."""
         y = matmul(o, params["w_o"].astype(o.dtype))
         return y + jnp.broadcast_to(params["b_o"].astype(y.dtype), y.shape) if self.bias else y
 
-    def _seen(self, queries: int, keys: int, mask: Any, past: Any = 0) -> Any:
-        """Which query may see which key, broadcastable to `[..., K, G, T, S]`; `None` for all."""
-        ahead = _places(keys)[None, :] - (past + _places(queries))[:, None]
-        seen = None
-        if self.causal:
-            seen = ahead <= 0
-        if self.window is not None:
-            near = jnp.abs(ahead) < self.window
-            seen = near if seen is None else seen & near
-        if mask is None:
-            return seen
-        mask = jnp.expand_dims(mask, (-3, -4))
-        return mask if seen is None else mask & jnp.broadcast_to(seen, (*mask.shape[:-2], *seen.shape))
-
-    def _draw(self, shape: tuple[int, ...], mode: Mode) -> Any:
+    def _draw(self, batch: tuple[int, ...], mode: Mode) -> Any:
+        """A key an example, so that what is saved belongs to examples; `None` if nothing is dropped."""
         if not is_training(mode) or not self.dropout:
             return None
         if not isinstance(mode, Train) or mode.key is None:
             raise InputError(f"{self}: training draws a mask; pass mode=Train(key)")
-        return jax.random.bernoulli(mode.key, 1 - self.dropout, shape)
-
-    def _drop(self, p: Array, kept: Array) -> Array:
-        return jnp.where(kept, p / (1 - self.dropout), 0)
+        return jax.random.split(mode.key, batch) if batch else mode.key
 
     # --- backward -------------------------------------------------------------------------------
 
     def pull(self, params: Any, saved: Any, dy: Array) -> tuple[Any, Any]:
-        q, k, v, p, kept = (saved[name] for name in ("q", "k", "v", "p", "kept"))
-        dtype, kv_heads = q.dtype, k.shape[-3]
+        dtype, kv_heads = saved["o"].dtype, self.kv_heads or self.heads
         dy = dy.astype(dtype)
+        wrong = _meets(saved["lost"], dy)
         # 5: y = o w_o
         do = matmul(dy, params["w_o"].T.astype(dtype)).astype(dtype)
-        do = _split(do, kv_heads, self.heads // kv_heads)
-        # 4: o = p̃ v
-        dp = _einsum("...kgtd,...ksd->...kgts", do, v)
-        read = (p if kept is None else self._drop(p, kept)).astype(dtype)
-        dv = _einsum("...kgts,...kgtd->...ksd", read, do)
-        dp = dp if kept is None else self._drop(dp, kept)
-        # 3: p = softmax(s)
-        ds = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True))
-        # 2: s = q kᵀ / √D
-        ds = (ds / math.sqrt(q.shape[-1])).astype(dtype)
-        dq = _einsum("...kgts,...ksd->...kgtd", ds, k)
-        dk = _einsum("...kgts,...kgtd->...ksd", ds, q)
+        # 4, 3, 2: o = p̃ v, p = softmax(s), s = q kᵀ / √D
+        if "pair" in saved:
+            do = jnp.where(wrong[..., None], jnp.nan, do)
+            do = do.reshape(*do.shape[:-1], self.heads, -1)
+            dq, dk, dv = fused_attention_pull(saved["pair"], do)
+            dq = _split(dq.reshape(*dq.shape[:-2], -1), kv_heads, self.heads // kv_heads)
+            dk, dv = (jnp.moveaxis(d, -2, -3) for d in (dk, dv))
+        else:
+            q, k, v, lse = (saved[name] for name in ("q", "k", "v", "lse"))
+            heads = kv_heads, self.heads // kv_heads
+            lse = jnp.where(_rows(wrong, q)[..., 0], jnp.nan, lse)
+            o, do = _split(saved["o"], *heads), _split(do, *heads)
+            block = self._choose(q, k, saved["mask"], saved["key"] is not None).block
+            dq, dk, dv = attend_pull(self._sight, block, q, k, v, o, lse, do, saved["mask"], saved["key"])
         # 1: q, k, v = x w_q, m w_k, m w_v
         if self.rotary:
             dq = rotate(dq, -_places(dq.shape[-2]), self.base)
@@ -243,6 +274,8 @@ class Attention(Layer):
             grads[f"w_{name}"] = matmul(met.reshape(-1, met.shape[-1]).T, error)
             if self._has_bias(name):
                 grads[f"b_{name}"] = jnp.sum(error, axis=0, dtype=wide(error.dtype))
+        wrong = jnp.any(_meets(saved["lost"], delta["o"]))  # o is kept finite, though it was not
+        grads["w_o"] = jnp.where(wrong, jnp.nan, grads["w_o"])
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
     # --- decoding -------------------------------------------------------------------------------
@@ -263,9 +296,18 @@ class Attention(Layer):
         q, k, v = self._project(params, x_, x_, past)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, k, past, axis=-2)
         values = jax.lax.dynamic_update_slice_in_dim(values, v, past, axis=-2)
-        p = _softmax(self._scores(q, keys), self._seen(q.shape[-2], keys.shape[-2], None, past))
-        y = self._out(params, self._read(p.astype(values.dtype), values))
+        y = self._out(params, self._look_back(q, keys, values, past))
         return y.astype(self.precision.output or x.dtype), (keys, values, past + x.shape[-2])
+
+    def _look_back(self, q: Array, keys: Array, values: Array, past: Any) -> Array:
+        """Passes 2 to 4 for queries at `past` and later: `o`, heads joined."""
+        values, right = _finite(values, -1)
+        keys = jnp.where(right[..., None], keys, jnp.nan)  # whoever sees it is lost
+        at = past + _places(q.shape[-2])
+        seen = self._sight.seen(at, _places(keys.shape[-2]))
+        mask = jnp.broadcast_to(seen, (*q.shape[:-4], *seen.shape))
+        o, _ = attend(Sight(), None, q, keys, values, mask)
+        return _join(o.astype(values.dtype))
 
     # --- input ----------------------------------------------------------------------------------
 
@@ -315,19 +357,25 @@ def _places(count: int) -> Array:
     return jnp.arange(count, dtype=jnp.int32)
 
 
-def _einsum(formula: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(formula, a, b, preferred_element_type=wide(a.dtype))
+def _finite(a: Array, axes: int | tuple[int, ...], whole: bool = False) -> tuple[Array, Array]:
+    """`a` with 0 for what is not finite (`whole`: for every row that isn't), and which rows are finite.
+
+    A row is what lies along `axes`.
+    """
+    finite = jnp.isfinite(a)
+    right = jnp.all(finite, axis=axes)
+    return jnp.where(_rows(right, a) if whole else finite, a, 0), right
 
 
-def _softmax(s: Array, seen: Any) -> Array:
-    """Pass 3 over the entries that are seen; a row without any is 0."""
-    if seen is None:
-        return jax.nn.softmax(s, axis=-1)
-    seen = jnp.broadcast_to(seen, s.shape)
-    top = jnp.max(s, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
-    e = jnp.where(seen, jnp.exp(s - jnp.where(jnp.isfinite(top), top, 0)), 0)
-    total = jnp.sum(e, axis=-1, keepdims=True)
-    return e / jnp.where(total > 0, total, 1)
+def _rows(flags: Array, a: Array) -> Array:
+    """`[..., T]` flags as `[..., 1, T, 1]`, to stand beside `a: [..., (heads,) T, D]`."""
+    heads = range(flags.ndim - 1, a.ndim - 2)
+    return jnp.broadcast_to(jnp.expand_dims(flags, (*heads, a.ndim - 1)), a.shape)
+
+
+def _meets(lost: Array, dy: Array) -> Array:
+    """Which rows are lost and yet have an error."""
+    return lost & jnp.any(dy != 0, axis=-1)
 
 
 def _split(a: Array, *heads: int) -> Array:
@@ -340,6 +388,12 @@ def _join(a: Array) -> Array:
     """`[..., K, G, T, D] -> [..., T, K G D]`."""
     a = jnp.moveaxis(a, -2, -4)
     return a.reshape(*a.shape[:-3], math.prod(a.shape[-3:]))
+
+
+def _time_first(a: Array) -> Array:
+    """`[..., K, G, T, D] -> [..., T, K G, D]`."""
+    a = jnp.moveaxis(a, -2, -4)
+    return a.reshape(*a.shape[:-3], math.prod(a.shape[-3:-1]), a.shape[-1])
 
 
 def _named(x: Any) -> dict[str, Any]:
