@@ -65,7 +65,7 @@ def with_gradient(value_and_grad: Callable[[PyTree], tuple[Any, PyTree]]) -> Cal
 
 
 def fused_attention(
-    q: Array, k: Array, v: Array, causal: bool, window: int | None, implementation: str
+    q: Array, k: Array, v: Array, causal: bool, window: int | None, implementation: Any
 ) -> tuple[Array, PyTree]:
     """`(o, pair)` of `q: [..., T, H, D]`, `k, v: [..., S, K, D]` by `jax.nn.dot_product_attention`.
 
@@ -74,14 +74,10 @@ def fused_attention(
     try the pair without a GPU, `"xla"`.
     """
     near = None if window is None else (window - 1, 0 if causal else window - 1)
+    options: dict[str, Any] = {"is_causal": causal, "local_window_size": near}
 
-    def attend(*qkv: Array) -> Array:
-        return jax.nn.dot_product_attention(
-            *qkv,
-            is_causal=causal,
-            local_window_size=near,
-            implementation=implementation,  # pyright: ignore[reportArgumentType]
-        )
+    def attend(*qkv: Array) -> Any:
+        return jax.nn.dot_product_attention(*qkv, **options, implementation=implementation)
 
     def forward(*qkv: Array) -> tuple[Array, PyTree]:
         return jax.vjp(attend, *qkv)

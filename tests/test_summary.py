@@ -76,10 +76,11 @@ def test_the_operations_of_a_transformer_and_an_lstm_are_those_of_the_textbook()
     table = summary(net, jax.ShapeDtypeStruct((b, t), "int32"))
     attention = 4 * d * d * b * t + 2 * b * t * t * d  # four projections; scores, and reading by them
     assert table.forward == 2 * (depth * (attention + 8 * d * d * b * t) + d * v * b * t)
-    assert table.backward == 2 * table.forward
-    kept = 5 * b * t * d + b * 4 * t * t  # x, q, k, v, o; p of every head
+    again = depth * 2 * b * t * t * d  # the scores, computed anew on the way back
+    assert table.backward == 2 * table.forward + again
+    kept = 5 * b * t * d + b * 4 * t  # x, q, k, v, o; the log-sum-exp of every head
     row = next(row for row in table.rows if row.layer == "Attention(4, causal=True)")
-    assert row.saved == 4 * depth * kept
+    assert row.saved == depth * (4 * kept + b * t)  # and a flag a place
     lstm = summary(LSTM(6), jax.ShapeDtypeStruct((2, 5, 3), "float32"))
     assert lstm.forward == 2 * (2 * 5) * (3 + 6) * 24
     assert lstm.backward == 2 * lstm.forward

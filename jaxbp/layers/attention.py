@@ -67,10 +67,19 @@ class Attention(Layer):
     bias with rotary only: without it, `b_k` adds one number to all scores of a row, which the softmax
     ignores, so that its gradient would be 0 for ever.
 
-    Keeps `x`, `m`, `q`, `k`, `v`, `p`, `o`, and which entries dropout kept. `p` is zero wherever a mask
-    hides, so no mask is kept, and stays in float32 at least, for pass 3 takes a small difference. It is
-    the one thing that grows with `T S`; keeping it saves the way back the products of pass 2 and the
-    softmax.
+    Keeps `x`, `m`, `q`, `k`, `v`, `o`, the log-sum-exp of every row `[..., K, G, T]`, the mask that was
+    given, and a key an example if dropout drew. Nothing of `[T, S]` is kept: passes 2 and 3 are done
+    again on the way back, and beyond a few hundred places all of 2 to 4 goes tile by tile (the derivation
+    stands in `blockwise.py`). A vendor's fused pair takes their place where it is faster, and keeps what
+    it likes. `implementation` (`"whole"`, `"blocks"`, `"cudnn"`, `"xla"`) and `block`, about how many
+    queries and keys a tile has, force what `attention_choice.py` chooses by platform, dtype and shape.
+
+    What is hidden may hold anything: a key that a query does not see, whether by `causal`, `window` or
+    the mask, changes neither its output nor what its error adds to a gradient, be it NaN, infinite or
+    huge. `q`, `k` and `v` are made finite for that, and a query that sees a NaN or an infinity (or is
+    one) is *lost*: its output is NaN, and so are the gradients if an error comes to it; if none comes, it
+    adds nothing. A place of `x` that the mask hides from every query is padding, as a query too: where
+    it is not finite, it sees no key.
 
     `causal`: query `i` sees keys `j ≤ i`. `window = n`: only keys less than `n` places away.
     `kv_heads`: fewer key and value heads than heads (grouped queries; 1 is multi-query). `rotary`:
@@ -80,9 +89,9 @@ class Attention(Layer):
     `precision.compute`.
 
     Parameters `w_q: [I, H D]`, `w_k, w_v: [J, K D]`, `w_o: [H D, I]` and, with `bias`, `b_q, b_v,
-    b_o` (and `b_k`). Raises `InputError` for sizes that do not divide, shapes that do not fit, and
-    dropout without a key. Sources: Vaswani et al. 2017; grouped queries Ainslie et al. 2023; rotary
-    Su et al. 2021.
+    b_o` (and `b_k`). Raises `InputError` for sizes that do not divide, shapes that do not fit, dropout
+    without a key, and a form that cannot do what was asked. Sources: Vaswani et al. 2017; grouped
+    queries Ainslie et al. 2023; rotary Su et al. 2021.
     """
 
     heads: int
@@ -160,13 +169,15 @@ class Attention(Layer):
             o = o.reshape(*o.shape[:-2], -1)
         else:
             o, lse = attend(self._sight, choice.block, q, k, v, mask, key)  # 2, 3, 4
-            o, right = _finite(o.astype(dtype), (-4, -3, -1), whole=True)
-            lost = lost | ~right
-            q, lse = jnp.where(_rows(lost, q), 0, q), jnp.where(_rows(lost, q)[..., 0], jnp.inf, lse)
+            o = o.astype(dtype)
+            lost = lost | ~_finite(o, (-4, -3, -1))[1]
+            rows = _rows(lost, q)
+            q, o = jnp.where(rows, 0, q), jnp.where(rows, 0, o)
+            lse = jnp.where(rows[..., 0], jnp.inf, lse)
             o = _join(o)
             saved |= {"q": q, "k": k, "v": v, "lse": lse}
-        if memory is inputs and mask is not None and mask.shape[-2] == 1:
-            lost = lost & mask[..., 0, :]  # padding, as a query too: nothing is lost
+        if memory is inputs and mask is not None:
+            lost = lost & jnp.any(mask, axis=-2)  # padding, as a query too: there is nothing to lose
         y = self._out(params, o)  # 5
         y = jnp.where(lost[..., None], jnp.nan, y).astype(self.precision.output or inputs.dtype)
         return y, {**saved, "o": o, "lost": lost}
@@ -194,7 +205,8 @@ class Attention(Layer):
 
     def _choose(self, q: Array, k: Array, mask: Any, dropped: bool) -> Choice:
         window, masked = self.window is not None, mask is not None
-        shape = Shape(*q.shape[-2:-1], *k.shape[-2:], self.causal, window, masked, dropped)
+        queries, (keys, features) = q.shape[-2], k.shape[-2:]
+        shape = Shape(queries, keys, features, self.causal, window, masked, dropped)
         if self.implementation in ("cudnn", "xla"):
             problem = unsupported(q.dtype, shape, self.implementation)
             if problem:
@@ -305,6 +317,7 @@ class Attention(Layer):
         keys = jnp.where(right[..., None], keys, jnp.nan)  # whoever sees it is lost
         at = past + _places(q.shape[-2])
         seen = self._sight.seen(at, _places(keys.shape[-2]))
+        assert seen is not None, "only causal attention decodes"
         mask = jnp.broadcast_to(seen, (*q.shape[:-4], *seen.shape))
         o, _ = attend(Sight(), None, q, keys, values, mask)
         return _join(o.astype(values.dtype))

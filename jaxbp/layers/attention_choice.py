@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 FORMS = ("whole", "blocks", "cudnn", "xla")
-"""One tile; tiles; the pair that JAX hands out for cuDNN, and the same call without a GPU (for proofs)."""
+"""One tile; tiles; the pair that JAX hands out for cuDNN, and the same without a GPU (for proofs)."""
 
 
 class Choice(NamedTuple):

@@ -8,14 +8,16 @@ features of a head. A tile is `t` queries against `s` keys. With the scores `s_i
 over the keys that `i` sees (`p̃`: p after dropout, `p̃_ij = p_ij m_ij` with `m_ij` 0 or `1 / (1 - rate)`).
 
 **Forward.** A tile knows only some keys of a row, so it hands on the row's maximum `m`, its sum
-`l = Σ_j e^{s_ij - m}` and `a = Σ_j e^{s_ij - m} m_ij v_j`. Two tiles of a row become one when both are brought
-to the larger maximum: `l = l₁ e^{m₁ - m} + l₂ e^{m₂ - m}`, and `a` likewise. At the end `o = a / l` and
-`lse = m + log l`; a row that saw nothing has `l = 0`, and gets `o = 0` and `lse = +∞`, so that `p` is 0.
+`l = Σ_j e^{s_ij - m}` and `a = Σ_j e^{s_ij - m} m_ij v_j`. Two tiles of a row become one when both are
+brought to the larger maximum: `l = l₁ e^{m₁ - m} + l₂ e^{m₂ - m}`, and `a` likewise. At the end
+`o = a / l` and `lse = m + log l`; a row that saw nothing has `l = 0`, and gets `o = 0` and `lse = +∞`,
+so that `p` is 0.
 
 **Backward.** `s` and `p` of a tile are computed again from `q`, `k` and `lse`. The softmax needs one
-number of the whole row, `Σ_j ∂L/∂p_ij p_ij`, and that one is known before any tile is:
+number of the whole row, `D_i = Σ_j ∂L/∂p_ij p_ij`, and that one is known before any tile is: with
+`∂L/∂p_ij = m_ij Σ_d ∂L/∂o_id v_jd`,
 
-    D_i = Σ_j ∂L/∂p_ij p_ij = Σ_j (m_ij Σ_d ∂L/∂o_id v_jd) p_ij = Σ_d ∂L/∂o_id Σ_j p̃_ij v_jd = Σ_d ∂L/∂o_id o_id
+    D_i = Σ_j p_ij m_ij Σ_d ∂L/∂o_id v_jd = Σ_d ∂L/∂o_id Σ_j p̃_ij v_jd = Σ_d ∂L/∂o_id o_id
 
 so that `∂L/∂s_ij = p_ij (∂L/∂p_ij - D_i)` is the tile's own business, and the three sums
 
@@ -109,11 +111,11 @@ class Tiles:
     def one(self) -> bool:
         return (self.rows, self.columns) == (self.queries, self.keys)
 
-    def pad_queries(self, a: Array, axis: int = -2, value: float = 0) -> Array:
+    def pad_queries(self, a: Array, axis: int = -2, value: float = 0.0) -> Array:
         return _pad(a, -(-self.queries // self.rows) * self.rows, axis, value)
 
     def pad_keys(self, a: Array, axis: int = -2) -> Array:
-        return _pad(a, -(-self.keys // self.columns) * self.columns, axis, 0)
+        return _pad(a, -(-self.keys // self.columns) * self.columns, axis, 0.0)
 
     def over(self, step: Callable[[Carry, Any, Any], Carry], carry: Carry) -> Carry:
         """The carry after all tiles, `step(carry, i, j)` each; the order is row by row."""
@@ -172,10 +174,10 @@ def attend_pull(
     """`(dq, dk, dv)`, wide, from the error `do` of `o`; `q` … `key` as in `attend`."""
     tiles = Tiles.cut(sight, q.shape[-2], k.shape[-2], block)
     look = _Look(sight, tiles, mask, key, q.shape[:-2])
+    if tiles.one:
+        return _errors(sight, q, k, v, do, lse, None, look.seen(0, 0), look.kept(0, 0))
     dtype = wide(q.dtype)
     d = jnp.sum(do.astype(dtype) * o.astype(dtype), axis=-1)  # D_i
-    if tiles.one:
-        return _errors(sight, q, k, v, do, lse, d, look.seen(0, 0), look.kept(0, 0))
     q, do, k, v = tiles.pad_queries(q), tiles.pad_queries(do), tiles.pad_keys(k), tiles.pad_keys(v)
     lse, d = tiles.pad_queries(lse, -1, jnp.inf), tiles.pad_queries(d, -1)
 
@@ -215,19 +217,21 @@ def _merge(one: Carry, two: Carry) -> Carry:
 
 
 def _errors(
-    sight: Sight, q: Array, k: Array, v: Array, do: Array, lse: Array, d: Array, seen: Any, kept: Any
+    sight: Sight, q: Array, k: Array, v: Array, do: Array, lse: Array, d: Any, seen: Any, kept: Any
 ) -> tuple[Array, Array, Array]:
     """Passes 4 to 2 of one tile, backwards: what it adds to `(dq, dk, dv)`.
 
     Scores lie keys first here, `[..., K, s, G, t]`: then two of the three products that come back read
     their rows in order, and only one has to be turned. An entry that is not seen is cut off after `p`
     and after `ds`: neither a lost row (`lse` NaN) nor a large `v_j` gets through where nothing is seen.
+    `s - lse` is at most 0, which rounding forgets where scores are huge. A tile that is all there is has
+    no `d`: there `D_i` is the sum over its keys, which is 0 to the last digit where one `p` is 1.
     """
     scale, dtype = 1 / math.sqrt(q.shape[-1]), q.dtype
     s = _einsum("...ksd,...kgtd->...ksgt", k, q) * scale
     seen = None if seen is None else jnp.broadcast_to(_keys_first(seen), s.shape)
     kept = None if kept is None else _keys_first(kept)
-    p = jnp.exp(s - jnp.expand_dims(lse, -3))
+    p = jnp.exp(jnp.minimum(s - jnp.expand_dims(lse, -3), 0))
     p = p if seen is None else jnp.where(seen, p, 0)
     # 4: o = p̃ v
     dp = _einsum("...ksd,...kgtd->...ksgt", v, do)
@@ -235,7 +239,8 @@ def _errors(
     read = (p if kept is None else _drop(sight, p, kept)).astype(dtype)
     dv = _einsum("...ksgt,...kgtd->...ksd", read, do)
     # 3: p = softmax(s)
-    ds = p * (dp - jnp.expand_dims(d, -3)) * scale
+    d = jnp.sum(dp * p, axis=-3, keepdims=True) if d is None else jnp.expand_dims(d, -3)
+    ds = p * (dp - d) * scale
     ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(dtype)
     # 2: s = q kᵀ / √D
     dq = _einsum("...ksgt,...ksd->...kgtd", ds, k)
@@ -268,7 +273,7 @@ class _Look:
         shape = (*self.lead, tiles.rows, tiles.columns)
         keys = j + jnp.arange(tiles.columns, dtype=jnp.int32)
         seen = self.sight.seen(i + jnp.arange(tiles.rows, dtype=jnp.int32), keys)
-        if tiles.keys % tiles.columns and mask is None:  # a mask was padded with False
+        if not tiles.one and tiles.keys % tiles.columns and mask is None:  # a mask was padded with False
             exists = jnp.broadcast_to(keys < tiles.keys, shape[-2:])
             seen = exists if seen is None else seen & exists
         seen = None if seen is None else jnp.broadcast_to(seen, shape)
