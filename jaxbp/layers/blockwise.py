@@ -76,7 +76,7 @@ class Sight:
             return jnp.any(seen & jnp.broadcast_to(keys, seen.shape), axis=-1)
         keys = keys if mask is None else keys & mask[..., 0, :]
         before = jnp.cumsum(keys, axis=-1, dtype=jnp.int32)
-        before = jnp.concatenate([jnp.zeros_like(before[..., :1]), before], axis=-1)
+        before = jnp.concatenate([jnp.zeros((*keys.shape[:-1], 1), jnp.int32), before], axis=-1)
         first, end = self.span(queries, keys.shape[-1])
         return before[..., np.maximum(first, end)] > before[..., first]
 
@@ -138,13 +138,16 @@ def attend(
     tiles = Tiles.cut(sight, q.shape[-2], k.shape[-2], block)
     look = _Look(sight, tiles, mask, key, q.shape[:-2])
     if tiles.one:
-        a, m, l = _read(sight, q, k, v, look.seen(0, 0), look.kept(0, 0))
+        e, m, l = _exponentials(q, k, look.seen(0, 0))
+        p = e / _total(l)[..., None]
+        o = _read(sight, p, v, look.kept(0, 0))
     else:
         q, k, v = tiles.pad_queries(q), tiles.pad_keys(k), tiles.pad_keys(v)
 
         def step(carry: Carry, i: Any, j: Any) -> Carry:
             at = look.rows(q, i), look.columns(k, j), look.columns(v, j)
-            new = _read(sight, *at, look.seen(i, j), look.kept(i, j))
+            e, *rest = _exponentials(*at[:2], look.seen(i, j))
+            new = _read(sight, e, at[2], look.kept(i, j)), *rest
             a, m, l = carry
             old = look.rows(a, i), look.rows(m, i, -1), look.rows(l, i, -1)
             a_, m_, l_ = _merge(old, new)
@@ -154,9 +157,8 @@ def attend(
         row = jnp.zeros(q.shape[:-1], a.dtype)
         a, m, l = tiles.over(step, (a, row - jnp.inf, row))
         a, m, l = a[..., : tiles.queries, :], m[..., : tiles.queries], l[..., : tiles.queries]
-    total = jnp.where(l == 0, 1, l)
-    lse = jnp.where(l == 0, jnp.inf, _finite(m) + jnp.log(total))
-    return a / total[..., None], lse
+        o = a / _total(l)[..., None]
+    return o, jnp.where(l == 0, jnp.inf, _finite(m) + jnp.log(_total(l)))
 
 
 def attend_pull(
@@ -198,15 +200,25 @@ def attend_pull(
 # --- one tile ---------------------------------------------------------------------------------------
 
 
-def _read(sight: Sight, q: Array, k: Array, v: Array, seen: Any, kept: Any) -> Carry:
-    """Passes 2 to 4 of one tile: `(a, m, l)`, the unfinished `o`, maximum and sum of every row."""
+def _exponentials(q: Array, k: Array, seen: Any) -> Carry:
+    """Pass 2 of one tile and half of pass 3: `(e^{s - m}, m, l)`, with maximum and sum of every row."""
     s = _einsum("...kgtd,...ksd->...kgts", q, k) / math.sqrt(q.shape[-1])
     s = s if seen is None else jnp.where(seen, s, -jnp.inf)
     # o and lse do not depend on m: to a derivative it is a constant
     m = jax.lax.stop_gradient(jnp.max(s, axis=-1, initial=-jnp.inf))
     e = jnp.exp(s - _finite(m)[..., None])
-    read = e if kept is None else _drop(sight, e, kept)
-    return _einsum("...kgts,...ksd->...kgtd", read.astype(v.dtype), v), m, jnp.sum(e, axis=-1)
+    return e, m, jnp.sum(e, axis=-1)
+
+
+def _read(sight: Sight, p: Array, v: Array, kept: Any) -> Array:
+    """Pass 4 of one tile: what shares (or exponentials) read from `v`."""
+    p = p if kept is None else _drop(sight, p, kept)
+    return _einsum("...kgts,...ksd->...kgtd", p.astype(v.dtype), v)
+
+
+def _total(l: Array) -> Array:
+    """What to divide by: 1 for a row that saw nothing."""
+    return jnp.where(l == 0, 1, l)
 
 
 def _merge(one: Carry, two: Carry) -> Carry:
