@@ -88,7 +88,7 @@ def test_where_the_softmax_is_saturated_tiles_round_what_came_in() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", [IN_TILES[i] for i in (6, 8, 10, 12, 14, 21, 22)], ids=str)
+@pytest.mark.parametrize("case", [IN_TILES[i] for i in (6, 8, 10, 12, 15, 21, 22)], ids=str)
 def test_compiled_in_tiles(case: Case, dtype: str) -> None:
     prove_layer(replace(case, modes=("jit",)), dtype)
 
