@@ -27,6 +27,7 @@ from jaxbp.precision import wide
 
 SQRT_2_OVER_PI = 0.7978845608028654
 SQRT_HALF = 0.7071067811865476
+FAR = 1000.0  # beyond ±FAR, SiLU and GELU are their limits 0 and a, in float64 too; a³ · 0 would be NaN
 ONE_OVER_SQRT_2PI = 0.3989422804014327
 
 
@@ -46,12 +47,22 @@ def _elu_pull(h: Array, d: Array, alpha: float) -> Array:
     return jnp.where(h > 0, d, d * (h + alpha))
 
 
+def _silu(a: Array) -> Array:
+    return jax.nn.silu(jnp.maximum(a, -FAR))
+
+
+def _gelu(a: Array, approximate: bool) -> Array:
+    return jax.nn.gelu(jnp.maximum(a, -FAR), approximate)
+
+
 def _silu_pull(a: Array, d: Array) -> Array:
+    a = jnp.clip(a, -FAR, FAR)
     s = jax.nn.sigmoid(a)
     return d * s * (1 + a * (1 - s))
 
 
 def _gelu_pull(a: Array, d: Array, approximate: bool) -> Array:
+    a = jnp.clip(a, -FAR, FAR)
     if approximate:  # h = a/2 (1 + tanh u),  u = √(2/π) (a + 0.044715 a³)
         t = jnp.tanh(SQRT_2_OVER_PI * (a + 0.044715 * a * a * a))
         du = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * a * a)
@@ -70,8 +81,8 @@ TABLE: dict[str, Rule] = {
     "LeakyReLU": Rule(jax.nn.leaky_relu, "h",  _leaky_pull),
     "ELU":       Rule(jax.nn.elu,        "h",  _elu_pull),
     "Softplus":  Rule(jax.nn.softplus,   "h",  lambda h, d: -d * jnp.expm1(-h)),
-    "SiLU":      Rule(jax.nn.silu,       "a",  _silu_pull),
-    "GELU":      Rule(jax.nn.gelu,       "a",  _gelu_pull),
+    "SiLU":      Rule(_silu,             "a",  _silu_pull),
+    "GELU":      Rule(_gelu,             "a",  _gelu_pull),
 }
 # fmt: on
 

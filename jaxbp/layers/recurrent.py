@@ -118,7 +118,8 @@ class Recurrent(Layer):
     def forward(self, params: Any, x: Any, mode: Mode = Eval()) -> tuple[Any, Any]:
         inputs, mask, state = self._parts(x, params)
         dtype = jnp.dtype(self.precision.compute or inputs.dtype)
-        kept_x = inputs.astype(dtype)
+        # what is hidden may hold anything, NaN too, and ∂L/∂w_x would meet it: 0 · NaN is NaN
+        (kept_x,) = _where(mask, (inputs.astype(dtype),), None)
         w_x, b = params["w_x"].astype(dtype), params["b"]
 
         def arrive(x: Array) -> Array:

@@ -102,9 +102,11 @@ def _ask(
 
 def _narrowed(state: PyTree, tx: Optimizer, params: PyTree, own: PyTree) -> tuple[PyTree, set[Any]]:
     """`(state, absent)`: without what it holds of the statistics, and where that was."""
-    everything, trained = (_leaves(jax.eval_shape(tx.init, tree)) for tree in (params, own))
-    held = _leaves(state)
-    for path, leaf in trained.items():
+    everything, trained = (jax.eval_shape(tx.init, tree) for tree in (params, own))
+    absent = _masked(trained) - _masked(everything) - _masked(state)
+    state = _replaced(state, dict.fromkeys(absent, optax.MaskedNode()))
+    held = dict(jax.tree_util.tree_leaves_with_path(state))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
         if path not in held or jnp.shape(held[path]) != leaf.shape:
             got = f"{list(jnp.shape(held[path]))}" if path in held else "none"
             raise InputError(
@@ -112,25 +114,31 @@ def _narrowed(state: PyTree, tx: Optimizer, params: PyTree, own: PyTree) -> tupl
                 f"got {got}; start with tx.init(params), and where an optimizer joins all parameters "
                 "(optax.flatten), with tx = optax.masked(tx, net.trainable)"
             )
-    absent = set(everything) & set(held) - set(trained)
-    return _replaced(state, dict.fromkeys(absent, optax.MaskedNode())), absent
+    return state, absent
 
 
 def _widened(state: PyTree, fresh: PyTree, absent: set[Any]) -> PyTree:
-    """The state with what `fresh` holds of the statistics, where they were."""
-    held = _leaves(fresh)
-    return _replaced(state, {path: held[path] for path in absent})
+    """The state with what `fresh` holds of the statistics, where they were: an array, or several."""
+    found = jax.tree_util.tree_leaves_with_path(
+        fresh, is_leaf=lambda path, _: path in absent, is_leaf_takes_path=True
+    )
+    return _replaced(state, {path: node for path, node in found if path in absent})
 
 
-def _leaves(tree: PyTree) -> dict[Any, Any]:
-    return dict(jax.tree_util.tree_leaves_with_path(tree))
+def _masked(tree: PyTree) -> set[Any]:
+    """The places in `tree` that nothing stands in."""
+    nodes = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+    return {path for path, node in nodes if isinstance(node, optax.MaskedNode)}
 
 
 def _replaced(tree: PyTree, new: dict[Any, Any]) -> PyTree:
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: new.get(path, leaf),
+        lambda path, node: new.get(path, node),
         tree,
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        is_leaf=lambda path, _: path in new,
+        is_leaf_takes_path=True,
     )
 
 

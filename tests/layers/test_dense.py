@@ -13,6 +13,7 @@ from jaxbp import (
     Dropout,
     Eval,
     Flatten,
+    Identity,
     InputError,
     LeakyReLU,
     Precision,
@@ -115,6 +116,38 @@ def test_saturated_units_have_no_error_but_rounding() -> None:
     for layer in (Sigmoid(), Tanh(), Softplus(), GELU(), SiLU()):
         for a in (-200.0, 200.0):
             assert np.isfinite(slope_at(layer, a))
+
+
+FAR_AWAY = [-np.inf, -3e38, -1e20, -1e4, 1e4, 1e20, 3e38, np.inf]
+LIMITS = {  # (slope at -inf, slope at inf)
+    Identity(): (1, 1),
+    Sigmoid(): (0, 0),
+    Tanh(): (0, 0),
+    ReLU(): (0, 1),
+    LeakyReLU(0.3): (0.3, 1),
+    ELU(0.7): (0, 1),
+    Softplus(): (0, 1),
+    SiLU(): (0, 1),
+    GELU(): (0, 1),
+    GELU(approximate=False): (0, 1),
+}
+
+
+@pytest.mark.parametrize("layer", LIMITS, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_far_away_an_activation_and_its_slope_are_their_limits(layer, dtype) -> None:
+    low, high = LIMITS[layer]
+    x, dy = jnp.asarray(FAR_AWAY).astype(dtype), jnp.asarray([-1.5] * 8).astype(dtype)
+    y, saved = layer.forward((), x)
+    dx, _ = layer.pull((), saved, dy)
+    bar = float(jnp.finfo(dtype).eps)
+    slopes = [-1.5 * low] * 4 + [-1.5 * high] * 4  # ELU's is that of an h rounded to dtype
+    np.testing.assert_allclose(dx.astype(float), slopes, rtol=bar, atol=bar)
+    ends = {Sigmoid(): (0, 1), Tanh(): (-1, 1), ELU(0.7): (-0.7, None)}.get(layer, (None, None))
+    for part, slope, end in ((slice(4), low, ends[0]), (slice(4, 8), high, ends[1])):
+        expected = slope * x[part].astype(float) if slope else np.full(4, end or 0)
+        np.testing.assert_allclose(y[part].astype(float), expected, rtol=bar)
+    assert np.isnan(layer.forward((), jnp.asarray([np.nan], dtype))[0][0])
 
 
 def test_dropout_keeps_the_expectation_and_the_share() -> None:

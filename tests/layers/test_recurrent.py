@@ -8,7 +8,7 @@ import pytest
 from jaxbp import GRU, LSTM, RNN, InputError, Precision, jaxprs
 from jaxbp.layers import recurrent
 from tests.devices import on_four_devices
-from tests.proof import normal
+from tests.proof import like, normal
 
 CELLS = [RNN, LSTM, GRU]
 B, T, I, H = 3, 4, 5, 6
@@ -305,3 +305,19 @@ def test_on_four_devices_each_walks_its_own_sequences() -> None:
     """The states that the loops start from vary over the devices as the input does; `shard_map` asks."""
     run = on_four_devices(SHARDED, "--xla_backend_optimization_level=0")
     assert run.stdout.strip() == "same", run.stderr
+
+
+@pytest.mark.parametrize("layer", [RNN(3), LSTM(3), GRU(3), LSTM(3, reverse=True)], ids=repr)
+@pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
+def test_a_hidden_step_may_hold_anything(layer, hidden) -> None:
+    x, dy = normal(1, (2, 4, 5), "float64"), normal(2, (2, 4, 3), "float64")
+    mask = jnp.array([[True, True, False, False], [False, True, True, True]])
+    params = like(3, layer.init(jax.random.key(0), x))
+
+    def passes(x, dy):
+        y, saved = layer.forward(params, {"x": x, "mask": mask})
+        dparams, dx = layer.backward(params, saved, dy)
+        return y, dparams, dx["x"]
+
+    holes = (jnp.where(mask[..., None], a, hidden) for a in (x, dy))
+    jax.tree.map(np.testing.assert_array_equal, passes(*holes), passes(x, dy))
