@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": ("jaxbp.train.results:predict", "run a trained network on new inputs"),
     "sample": ("jaxbp.train.sample:sample", "let a trained network go on with a text"),
     "check": ("jaxbp.check.command:check", "check a hand-written gradient and say what is wrong with it"),
+    "bench": ("jaxbp.bench.command:bench", "time the backward passes beside their rivals"),
     "runs": ("jaxbp.train.results:runs", "list the runs in a folder"),
     "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
     "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
