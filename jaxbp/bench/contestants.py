@@ -18,8 +18,8 @@ import numpy as np
 import optax
 
 from jaxbp.bench.problem import Problem, WithInput
-from jaxbp.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.layer import Layer, Train
+from jaxbp.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
 
 Gradients = dict[str, np.ndarray]
