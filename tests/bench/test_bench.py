@@ -127,7 +127,8 @@ def test_the_command_says_and_writes_what_it_measured(tmp_path, capsys, unchecke
     readme = tmp_path / "page.md"
     readme.write_text("a\n<!-- bench -->\nold\n<!-- /bench -->\nz\n")
     command = [sys.executable, str(draw), str(file), "--readme", str(readme), "--images", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=ROOT, env=None)
+    drawn = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert drawn.returncode == 0, drawn.stderr
     text = readme.read_text()
     assert "old" not in text
     assert "| digits_epoch |" in text
