@@ -58,7 +58,13 @@ TABLE = (
     # Not measured: few and large products; a tile of a head is 4 MB in float32.
     Row("gpu", None, 1024 * 1024 + 1, Choice("blocks", 1024)),
     Row("tpu", None, 1024 * 1024 + 1, Choice("blocks", 1024)),
-    Row("cpu", None, 256 * 256 + 1, Choice("blocks", 256)),
+    # Two shared cores, float32, H4 D64 causal, a layer's two passes in ms of processor time: B1 T512 in
+    # tiles of 64, 128 and 256 18.8, 19.4 and 20.6, where a layer that keeps [T, S] takes 26.3; B4 T256 in
+    # tiles of 64 and 128 30.3 and 30.9, whole 44.7, kept 34.6; B4 T128 in tiles of 64 12.7, whole 14.0,
+    # kept 13.1. At T2048 tiles of 128 and 256 are alike, and 512 is a quarter slower.
+    Row("cpu", None, 1024 * 1024, Choice("blocks", 256)),
+    Row("cpu", None, 256 * 256, Choice("blocks", 128)),
+    Row("cpu", None, 128 * 128, Choice("blocks", 64)),
     Row(None, None, 0, Choice("whole")),
 )
 

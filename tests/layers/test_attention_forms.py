@@ -393,7 +393,9 @@ SHAPE = Shape(2048, 2048, 64, causal=True, window=False, mask=False, dropout=Fal
     ("platform", "dtype", "changed", "expected"),
     [
         ("cpu", "float32", {}, Choice("blocks", 256)),
-        ("cpu", "bfloat16", {"queries": 128, "keys": 128}, Choice("whole")),
+        ("cpu", "bfloat16", {"queries": 512, "keys": 512}, Choice("blocks", 128)),
+        ("cpu", "float32", {"queries": 128, "keys": 128}, Choice("blocks", 64)),
+        ("cpu", "float32", {"queries": 100, "keys": 100}, Choice("whole")),
         ("gpu", "bfloat16", {}, Choice("cudnn")),
         ("cuda", "float16", {"window": True}, Choice("cudnn")),
         ("gpu", "float32", {}, Choice("blocks", 1024)),
