@@ -134,3 +134,8 @@ class Auto(Layer):
     def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         _, vjp = jax.vjp(lambda p: self.fn(p, saved), params)
         return vjp(delta)[0]
+
+
+def along(fn: Callable[..., Any], primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> Any:
+    """`d/dε fn(primals + ε tangents)` at `ε = 0`: how what a walk by hand makes changes along a way."""
+    return jax.jvp(fn, primals, tangents)[1]

@@ -2,6 +2,38 @@
 
 from jaxbp.beyond.book import Book, record
 from jaxbp.beyond.clip import clipped_gradient
+from jaxbp.beyond.curvature import Factors, ggn_diagonal, kronecker_factors
+from jaxbp.beyond.rules import (
+    FeedbackAlignment,
+    GuidedReLU,
+    RelevanceDense,
+    StraightThrough,
+    Surrogate,
+    feedback_alignment,
+    guided,
+    in_place_of,
+    relevance,
+)
+from jaxbp.beyond.second import products
 from jaxbp.beyond.statistics import Statistics, gradient_statistics
 
-__all__ = ["Book", "Statistics", "clipped_gradient", "gradient_statistics", "record"]
+__all__ = [
+    "Book",
+    "Factors",
+    "FeedbackAlignment",
+    "GuidedReLU",
+    "RelevanceDense",
+    "Statistics",
+    "StraightThrough",
+    "Surrogate",
+    "clipped_gradient",
+    "feedback_alignment",
+    "ggn_diagonal",
+    "gradient_statistics",
+    "guided",
+    "in_place_of",
+    "kronecker_factors",
+    "products",
+    "record",
+    "relevance",
+]

@@ -62,7 +62,7 @@ class Book:
         numbers = [_over_copies(square_norms, part) for part in parts if jax.tree.leaves(part.params)]
         for part in parts:
             if part.shared:
-                numbers.append(2 * _over_copies(cross_terms, _owner(part, parts), part))
+                numbers.append(2 * _over_copies(cross_terms, owner_of(part, parts), part))
         return self.scale**2 * jnp.broadcast_to(added(numbers), (self.examples,))
 
     def norms(self) -> Float[Array, "examples"]:
@@ -85,7 +85,7 @@ class Book:
         def gradient(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
             return layer.gradient(params, saved, _times(self.scale * c, delta))
 
-        return self._assembled(lambda part: _mapped(gradient, part))
+        return self._assembled(lambda part: mapped(gradient, part))
 
     def gradients(self) -> PyTree:
         """Every `g_n`, shaped like the parameters with a leading axis of examples. `n` times as large."""
@@ -98,7 +98,7 @@ class Book:
 
         def examples_first(part: Part) -> PyTree:
             depth = len(part.copies)
-            return jax.tree.map(lambda g: jnp.moveaxis(g, depth, 0), _mapped(each, part))
+            return jax.tree.map(lambda g: jnp.moveaxis(g, depth, 0), mapped(each, part))
 
         return self._assembled(examples_first)
 
@@ -113,7 +113,7 @@ class Book:
 
     def parts(self) -> list[Part]:
         """Every layer with its parameters, what it saved, and its `δ` as `gathered`."""
-        return list(walk(self.net, self.params, self.saved, self.deltas))
+        return parts_of(self.net, self.params, self.saved, self.deltas)
 
     def trainable(self, tree: PyTree) -> list[Array]:
         """The leaves of a tree like the parameters that belong to trainable ones."""
@@ -126,7 +126,7 @@ class Book:
         trees = [fn(part) for part in parts]
         for i, part in enumerate(parts):
             if part.shared:
-                owner = parts.index(_owner(part, parts))
+                owner = parts.index(owner_of(part, parts))
                 trees[owner] = add_errors(trees[owner], trees[i])
         return rebuild(self.net, self.params, trees)
 
@@ -140,10 +140,11 @@ def record(net: Layer, loss: Loss) -> Callable[..., Book]:
     """
 
     def book(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Book:
-        _require_separate(net, loss, mode)
+        require_separate(net, mode)
+        require_own_losses(loss)
         prediction, saved = net.forward(params, x, mode)
         value, kept = loss.forward(prediction, y)
-        deltas, _ = net.backward(params, saved, loss.backward(kept), _delta)
+        deltas = walk_back(net, params, saved, loss.backward(kept))
         examples = jax.tree.leaves(prediction)[0].shape[0]
         scale = examples if getattr(loss, "reduction", "sum") == "mean" else 1
         return Book(params, saved, deltas, value, net, examples, scale)
@@ -151,12 +152,40 @@ def record(net: Layer, loss: Loss) -> Callable[..., Book]:
     return book
 
 
-def _delta(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
-    """The `gather` of a book."""
-    return delta
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Again:
+    """What a layer saved when it ran a second time, and its error: of a body that keeps nothing else."""
+
+    saved: PyTree
+    delta: PyTree
 
 
-def _require_separate(net: Layer, loss: Loss, mode: Mode) -> None:
+def walk_back(net: Layer, params: PyTree, saved: PyTree, error: PyTree) -> PyTree:
+    """One walk that gathers `δ` of every layer; also what layers saw, where `saved` does not have it."""
+    dropped = any(part.saved is None for part in walk(net, params, saved))
+
+    def gather(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        return Again(saved, delta) if dropped else delta
+
+    return net.backward(params, saved, error, gather)[0]
+
+
+def parts_of(net: Layer, params: PyTree, saved: PyTree, gathered: PyTree) -> list[Part]:
+    """Every layer with its parameters, what it saved, and its `δ` as `gathered`, after `walk_back`."""
+
+    def whole(part: Part) -> Part:
+        again = part.gathered
+        if not isinstance(again, Again):
+            return part
+        kept = again.saved if part.saved is None else part.saved
+        return replace(part, saved=kept, gathered=again.delta)
+
+    return [whole(part) for part in walk(net, params, saved, gathered)]
+
+
+def require_separate(net: Layer, mode: Mode) -> None:
+    """Raise `InputError` where one example's prediction depends on the others."""
     if is_training(mode) and smallest_batch(net) > 1:
         raise InputError(
             "in training a BatchNorm makes every example's gradient depend on all the others; "
@@ -164,6 +193,10 @@ def _require_separate(net: Layer, loss: Loss, mode: Mode) -> None:
         )
     if any(getattr(leaf, "deferred", False) for _, leaf in leaves(net)):
         raise InputError("a deferred head has summed over the examples already; use deferred=False")
+
+
+def require_own_losses(loss: Loss) -> None:
+    """Raise `InputError` where one example's share of the value depends on the others."""
     if getattr(loss, "ignore", None) is not None and getattr(loss, "reduction", "") == "mean":
         raise InputError(
             f"{loss}: a mean over the labels that are not ignored gives every example a share that "
@@ -171,7 +204,7 @@ def _require_separate(net: Layer, loss: Loss, mode: Mode) -> None:
         )
 
 
-def _owner(part: Part, parts: list[Part]) -> Part:
+def owner_of(part: Part, parts: list[Part]) -> Part:
     """The part whose parameters `part` works with."""
     return next(p for p in parts if p.at == part.at and not p.shared)
 
@@ -187,10 +220,10 @@ def _times(c: Array, delta: PyTree) -> PyTree:
     return jax.tree.map(scaled, delta)
 
 
-def _mapped(fn: Callable[..., Any], part: Part) -> Any:
+def mapped(fn: Callable[..., Any], part: Part) -> Any:
     """`fn(layer, params, saved, delta)`, over the copies of a stack one after another."""
     arrays = part.params, part.saved, part.gathered
-    return _each_copy(lambda own: fn(part.layer, *own), arrays, len(part.copies))
+    return each_copy(lambda own: fn(part.layer, *own), arrays, len(part.copies))
 
 
 def _over_copies(fn: Callable[..., Any], *parts: Part) -> Any:
@@ -203,10 +236,10 @@ def _over_copies(fn: Callable[..., Any], *parts: Part) -> Any:
 
     arrays = [(p.params, p.saved, p.gathered) for p in parts]
     depth = len(parts[0].copies)
-    return jnp.sum(_each_copy(one, arrays, depth), axis=tuple(range(depth)))
+    return jnp.sum(each_copy(one, arrays, depth), axis=tuple(range(depth)))
 
 
-def _each_copy(fn: Callable[[Any], Any], arrays: Any, depth: int) -> Any:
+def each_copy(fn: Callable[[Any], Any], arrays: Any, depth: int) -> Any:
     if not depth:
         return fn(arrays)
-    return jax.lax.map(lambda own: _each_copy(fn, own, depth - 1), arrays)
+    return jax.lax.map(lambda own: each_copy(fn, own, depth - 1), arrays)

@@ -114,7 +114,14 @@ def sum_square_norms(error: Float[Array, "n *positions o"]) -> Float[Array, "n"]
 def row_square_norms(
     ids: Int[Array, "n *positions"], error: Float[Array, "n *positions o"]
 ) -> Float[Array, "n"]:
-    """`‖g_n‖²` of a table whose row `id_nt` gets `δ_nt`: `Σ_ts [id_t = id_s] ⟨δ_t, δ_s⟩`.
+    """`‖g_n‖²` of a table whose row `id_nt` gets `δ_nt`: `Σ_ts [id_t = id_s] ⟨δ_t, δ_s⟩`."""
+    return _squares(summed_by_id(ids, error)[1])
+
+
+def summed_by_id(
+    ids: Int[Array, "n *positions"], error: Float[Array, "n *positions o"]
+) -> tuple[Int[Array, "n t"], Float[Array, "n t o"]]:
+    """Every example's different ids, and `Σ_t [id_t = id] δ_t` of each; what is left over is 0.
 
     The rows are sorted by id and those of one id added up: memory `t o`, whatever the table's size.
     """
@@ -125,7 +132,8 @@ def row_square_norms(
     new = names[:, 1:] != names[:, :-1]
     place = jnp.cumsum(jnp.pad(new, ((0, 0), (1, 0))).astype(jnp.int32), axis=1)  # which different id
     example = jnp.broadcast_to(jnp.arange(d.shape[0], dtype=jnp.int32)[:, None], place.shape)
-    return _squares(jnp.zeros_like(d).at[example, place].add(d))
+    different = jnp.zeros_like(names).at[example, place].set(names)
+    return different, jnp.zeros_like(d).at[example, place].add(d)
 
 
 def rows_of(a: Array) -> Array:

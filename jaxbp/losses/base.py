@@ -28,6 +28,18 @@ class Loss(ABC):
     def backward(self, saved: PyTree) -> PyTree:
         """`∂value/∂prediction`, in the prediction's shape and dtype."""
 
+    def hessian_root(self, saved: PyTree, v: Array) -> Array:
+        """`S v`, with `S Sᵀ = ∂²value/∂prediction²`, the Hessian `H` of every prediction by itself.
+
+        `v` and the result have the prediction's shape; both are wide. Column `c` of `S` is `S e_c`, and
+        for random signs `v` the mean of `(S v)(S v)ᵀ` is `H` (`jaxbp.beyond`).
+        """
+        raise InputError(f"{self}: no root of its Hessian is written")
+
+    def hessian(self, saved: PyTree, v: Array) -> Array:
+        """`H v`, shaped as in `hessian_root`."""
+        raise InputError(f"{self}: no Hessian is written")
+
     def __call__(self, prediction: PyTree, target: Any) -> Float[Array, ""]:
         """The value alone."""
         return self.forward(prediction, target)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import jax
@@ -40,6 +41,13 @@ class SquaredError(Loss):
         prediction, y = saved
         weight = share(self.reduction, prediction.shape[:-1])
         return (2 * weight * (prediction.astype(y.dtype) - y)).astype(prediction.dtype)
+
+    def hessian_root(self, saved: PyTree, v: Float[Array, "*batch outputs"]) -> Array:
+        """`∂²L/∂ŷ_i² = 2`, any other pair 0: `S = √2 I`, times the root of a prediction's share."""
+        return sqrt(2 * share(self.reduction, v.shape[:-1])) * v
+
+    def hessian(self, saved: PyTree, v: Float[Array, "*batch outputs"]) -> Array:
+        return 2 * share(self.reduction, v.shape[:-1]) * v
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,6 +87,18 @@ class SigmoidCrossEntropy(Loss):
         a = prediction.astype(y.dtype)
         da = (1 - y) * jax.nn.sigmoid(a) - y * jax.nn.sigmoid(-a)
         return (share(self.reduction, a.shape[:-1]) * da).astype(prediction.dtype)
+
+    def hessian_root(self, saved: PyTree, v: Float[Array, "*batch outputs"]) -> Array:
+        """`∂²L/∂a_i² = σ'(a_i) = ŷ_i (1 - ŷ_i)` whatever the target: `S` is diagonal, its root."""
+        return jnp.sqrt(self._curvature(saved)).astype(v.dtype) * v
+
+    def hessian(self, saved: PyTree, v: Float[Array, "*batch outputs"]) -> Array:
+        return self._curvature(saved).astype(v.dtype) * v
+
+    def _curvature(self, saved: PyTree) -> Array:
+        prediction, y = saved
+        a = prediction.astype(y.dtype)
+        return share(self.reduction, a.shape[:-1]) * jax.nn.sigmoid(a) * jax.nn.sigmoid(-a)
 
 
 def weighted(weight: Array, x: Array) -> Array:

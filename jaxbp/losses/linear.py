@@ -96,6 +96,12 @@ class LinearCrossEntropy(SoftmaxCrossEntropy):
     def backward(self, saved: PyTree) -> Any:
         return saved
 
+    def hessian_root(self, saved: PyTree, v: Array) -> Array:
+        raise InputError(f"{self}: its predictions are not kept; use SoftmaxCrossEntropy")
+
+    def hessian(self, saved: PyTree, v: Array) -> Array:
+        return self.hessian_root(saved, v)
+
     def _chunk(self, h: Array, table: Array, rows: Rows, classes: int) -> tuple[Array, ...]:
         """`(Σ losses, ∂L/∂h, ∂L/∂table)` of some rows; the scale is in the second only."""
         a = _product(h, table, 1, 1)[:, :classes]

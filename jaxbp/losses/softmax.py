@@ -104,6 +104,34 @@ class SoftmaxCrossEntropy(Loss):
         a = rows.visible(prediction).astype(rows.weight.dtype)
         return (rows.scale * self._error(a, rows, normalizer)).astype(prediction.dtype)
 
+    def hessian_root(self, saved: PyTree, v: Float[Array, "*batch classes"]) -> Array:
+        """With `p = softmax(a)`, and the column `√p_c (e_c - p)` of `S` for every class `c`,
+
+            S Sᵀ = Σ_c p_c (e_c - p)(e_c - p)ᵀ = diag p - p pᵀ        for Σ_c p_c = 1
+            S v  = √p ∘ v - p ⟨√p, v⟩
+
+        times the root of what the row counts: its weight, its scale, and the sum of its target.
+        """
+        p, weight = self._probabilities(saved, v.dtype)
+        root = jnp.sqrt(p)
+        return jnp.sqrt(weight) * (root * v - p * jnp.sum(root * v, axis=-1, keepdims=True))
+
+    def hessian(self, saved: PyTree, v: Float[Array, "*batch classes"]) -> Array:
+        """`∂ŷ_i/∂a_k = ŷ_i ([i = k] - ŷ_k)`, so that `H v = p ∘ v - p ⟨p, v⟩`, weighted as above."""
+        p, weight = self._probabilities(saved, v.dtype)
+        return weight * (p * v - p * jnp.sum(p * v, axis=-1, keepdims=True))
+
+    def _probabilities(self, saved: PyTree, dtype: Any) -> tuple[Array, Array]:
+        """`ŷ`, and what multiplies the row's `diag ŷ - ŷ ŷᵀ`, `[..., 1]`."""
+        prediction, rows, normalizer = saved
+        a = rows.visible(prediction).astype(rows.weight.dtype)
+        weight = rows.scale * rows.weight
+        if not rows.is_labels:
+            y = self._smooth(rows.target.astype(a.dtype))
+            weight = weight * jnp.sum(y, axis=-1, keepdims=True)
+        p = jnp.exp(a - normalizer.peak) / normalizer.total
+        return p.astype(dtype), weight.astype(dtype)
+
     def _losses(self, a: Array, rows: Rows) -> tuple[Array, Normalizer]:
         """`-Σ_i y_i log ŷ_i` of each row, `[..., 1]`, and what the row is normalized by."""
         peak = jnp.max(a, axis=-1, keepdims=True)

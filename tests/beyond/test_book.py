@@ -25,6 +25,7 @@ from jaxbp import (
     LinearCrossEntropy,
     MaxPool,
     PositionEmbedding,
+    Recompute,
     ReLU,
     Residual,
     RMSNorm,
@@ -59,6 +60,10 @@ NETS = {
     "rows": (Chain(Dense(2), Tanh(), Dense(40)), (T, 30), SQUARES, "values"),  # both ways to a product
     "stack": (Chain(Dense(5), Stack(block(5), 3), Dense(3)), (4,), CE, "labels"),
     "stacks": (Chain(Dense(5), Stack(Stack(block(5), 2), 3), Dense(3)), (4,), CE, "labels"),
+    "recomputed": (
+        Chain(Recompute(Chain(Dense(5), Tanh())), Stack(Recompute(block(5)), 3), Dense(3)),
+        (4,), CE, "labels",
+    ),
     "branch": (Branch(Dense(3), Chain(Dense(3), Tanh()), merge="product"), (4,), SQUARES, "values"),
     "convolution": (
         Chain(Conv(6, 3, groups=2), GroupNorm(3), ReLU(), MaxPool(2), Flatten(), Dense(3)),
