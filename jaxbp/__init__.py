@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jaxbp import beyond
 from jaxbp.bridge import Auto, as_function
 from jaxbp.compose import Branch, Chain, Residual, Stack, Tied
 from jaxbp.graph import Add, Concat, Graph
@@ -48,6 +47,7 @@ from jaxbp.train.step import make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
 
 if TYPE_CHECKING:
+    from jaxbp import beyond
     from jaxbp.check.nonfinite import locate_nonfinite
     from jaxbp.check.report import Report
     from jaxbp.check.sensitivity import check_sensitivity
@@ -126,7 +126,7 @@ __all__ = [
 ]
 
 
-# Imported when they are first asked for: training needs neither the checker nor the explanations.
+# Imported when first asked for: training needs no checker, no explanations, and nothing but gradients.
 _LATER = {
     "Report": "jaxbp.check.report",
     "assert_gradients": "jaxbp.check.verify",
@@ -139,6 +139,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "beyond":
+        return import_module("jaxbp.beyond")
     if name not in _LATER:
         raise AttributeError(f"module 'jaxbp' has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(_LATER[name]), name)

@@ -211,7 +211,6 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
     assert {name.split(".")[0] for name in new} <= {"jaxbp", "jaxtyping", "jax", "numpy", "wadler_lindig"}
     ours = {name.split(".")[1] for name in new if name.startswith("jaxbp.")}
     assert ours == {
-        "beyond",
         "bridge",
         "compose",
         "graph",

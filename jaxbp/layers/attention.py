@@ -290,6 +290,16 @@ class Attention(Layer):
         grads["w_o"] = jnp.where(wrong, jnp.nan, grads["w_o"])
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        """Four `Dense`s: `q` meets `x`, `k` and `v` the memory, and what comes out meets `o`."""
+        x, o = saved["x"], saved["o"]
+        m = x if saved["memory"] is None else saved["memory"]
+        wrong = _meets(saved["lost"], delta["o"])  # o is kept finite, though it was not
+        o = jnp.where(wrong[..., None], jnp.nan, o)
+        met = {"q": x, "k": m, "v": m, "o": o}
+        weights = {f"w_{name}": (seen, delta[name]) for name, seen in met.items()}
+        return weights | {f"b_{name}": (None, delta[name]) for name in met if self._has_bias(name)}
+
     # --- decoding -------------------------------------------------------------------------------
 
     def start(self, params: Any, batch: int, length: int, dtype: Any) -> Any:

@@ -423,6 +423,10 @@ class GRU(Recurrent):
         db_n = jnp.sum(rows, axis=0, dtype=wide(rows.dtype)).astype(params["b_n"].dtype)
         return {**super().gradient(params, saved, delta), "b_n": db_n}
 
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        inside = delta["a_h"][..., 2 * self.features :]
+        return {**super().products(params, saved, delta), "b_n": (None, inside)}
+
 
 def _meet(seen: Array, delta: Array) -> Array:
     """`Σ seenᵀ δ` over all rows, time first as the loops left them: flattening copies nothing."""

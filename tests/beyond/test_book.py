@@ -151,6 +151,48 @@ def test_dots_between_the_examples_of_two_batches() -> None:
     close(book.dots(other), g @ h[:3].T)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Attention(4, kv_heads=2, rotary=True, window=3, causal=True),
+        Attention(2, kv_heads=1, bias=False, head_features=3),
+    ],
+    ids=str,
+)
+def test_attention_is_four_products_whatever_it_attends_to(layer: Attention) -> None:
+    """Grouped, and across two sequences of different lengths and sizes."""
+    x = normal(1, (N, T, 8), "float64")
+    memory = normal(2, (N, 4, 5), "float64")
+    mask = jnp.asarray(np.random.default_rng(3).random((N, 4)) < 0.7)
+    loss, y = SQUARES, normal(4, (N, T, 8), "float64")
+    for inputs in [x] if layer.causal else [x, {"x": x, "memory": memory, "mask": mask}]:
+        params = jax.tree.map(lambda p: p.astype("float64"), layer.init(jax.random.key(0), inputs))
+        params = jax.tree.map(lambda p, d: p + d.astype("float64"), params, like(3, params, 0.4))
+
+        def own(p, one, target):
+            whole = jax.tree.map(lambda a: a[None], one)
+            return loss(layer.forward(p, whole)[0], target[None])
+
+        each = jax.jit(jax.vmap(jax.grad(own), (None, 0, 0)))(params, inputs, y)
+        book = beyond.record(layer, loss)(params, inputs, y)
+        (part,) = book.parts()
+        assert set(layer.products(part.params, part.saved, part.gathered)) == set(params)
+        for name, g in each.items():  # each of the products by itself
+            seen, error = layer.products(part.params, part.saved, part.gathered)[name]
+            flat = error if seen is None else seen[..., :, None] * error[..., None, :]
+            close(flat.sum(axis=1), g)
+        close(book.norms(), np.linalg.norm(matrix(layer, params, each), axis=1))
+
+
+def test_a_query_that_is_lost_has_no_norm_and_the_others_keep_theirs() -> None:
+    layer, x = Attention(2), normal(1, (N, T, 4), "float64")
+    params = layer.init(jax.random.key(0), x)
+    norms = beyond.record(layer, SQUARES)(params, x, jnp.zeros_like(x)).norms()
+    broken = beyond.record(layer, SQUARES)(params, x.at[2, 1, 3].set(jnp.inf), jnp.zeros_like(x)).norms()
+    assert np.isnan(broken[2])
+    close(np.delete(broken, 2), np.delete(norms, 2))
+
+
 def test_an_id_that_occurs_again_adds_up_before_it_is_squared() -> None:
     net, x = Embedding(4, 3), jnp.asarray([[2, 2, 2], [0, 1, 3]], jnp.int32)
     params = net.init(jax.random.key(0), x)
