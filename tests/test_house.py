@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,7 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "layer",
         "layers",
         "losses",
+        "models",
         "operations",
         "precision",
         "recompute",
@@ -225,10 +227,37 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "summary",
         "train",
     }
-    assert len(new) < 80
+    assert len(new) < 90
 
 
 def test_the_public_names_are_documented_and_sorted() -> None:
     for name in jaxbp.__all__:
         assert getattr(jaxbp, name).__doc__, f"{name} has no docstring"
     assert len(set(jaxbp.__all__)) == len(jaxbp.__all__)
+
+
+def test_the_reading_order_names_every_file_and_room() -> None:
+    text = (ROOT / "README.md").read_text()
+    files = {path.name for path in ROOT.glob("[!_]*.py")}
+    rooms = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
+    assert [name for name in sorted(files | rooms) if f"`{name}" not in text] == []
+
+
+OLDER_PATHS = {
+    "jaxbp.generate": {"advance": "jaxbp.models.generate", "make_generator": "jaxbp.models.generate"},
+    "jaxbp.language": {"gpt": "jaxbp.models.language", "Scaled": "jaxbp.layers.initializers"},
+    "jaxbp.models": {"lenet": "jaxbp.models.vision", "gpt": "jaxbp.models.language"},
+    "jaxbp.summary": {"Summary": "jaxbp.models.summary", "operations": "jaxbp.operations"},
+}
+
+
+def test_older_import_paths_give_the_same_things() -> None:
+    for path, names in OLDER_PATHS.items():
+        older = import_module(path)
+        for name, home in names.items():
+            assert getattr(older, name) is getattr(import_module(home), name), f"{path}.{name}"
+
+
+def test_summary_is_the_function_whatever_is_imported_after_it() -> None:
+    script = "import jaxbp, jaxbp.models.summary, jaxbp.summary; jaxbp.summary.__call__"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT.parent)

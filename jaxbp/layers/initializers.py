@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -25,3 +26,12 @@ def initializer(choice: str | Callable[..., Array]) -> Callable[..., Array]:
     if choice not in INITIALIZERS:
         raise InputError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {choice!r}")
     return INITIALIZERS[choice]
+
+
+class Scaled(NamedTuple):
+    """Normal entries of standard deviation `scale`: an initializer that compares by its scale."""
+
+    scale: float
+
+    def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        return initializer("normal")(key, shape, dtype) * (self.scale / 0.01)

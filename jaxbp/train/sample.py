@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxbp.generate import make_generator
 from jaxbp.layer import InputError
+from jaxbp.models.generate import make_generator
 from jaxbp.train.data.files import require
 from jaxbp.train.results import Arguments, reload
 from jaxbp.train.text import VOCABULARY, decode, encode
