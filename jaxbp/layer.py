@@ -132,8 +132,9 @@ class Layer(ABC):
     def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, tuple[Any, Any]]:
         """`{name: (seen, error)}` for parameters whose gradient is one product, `Σ_rows seenᵀ error`.
 
-        Both have the example axis first; `seen` is `None` for a bias, which meets a 1. What is said here
-        gives norms and curvature of single examples without their gradients.
+        Both have the example axis first; `seen` is `None` for a bias, which meets a 1. A kernel of
+        several axes counts as a matrix, all but its last axis as one. What is said here gives norms and
+        curvature of single examples without their gradients.
         """
         return {}
 

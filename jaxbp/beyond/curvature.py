@@ -198,7 +198,8 @@ def _sum_of_squares(layers: list[Layer], arrays: list[Any]) -> PyTree:
         return params
     known = {}
     if len(layers) == 1:
-        known = {k: _product_squares(*v) for k, v in layers[0].products(*arrays[0]).items()}
+        found = layers[0].products(*arrays[0])
+        known = {k: _product_squares(*v).reshape(params[k].shape) for k, v in found.items()}
         known |= {k: _row_squares(*v, len(params[k])) for k, v in layers[0].rows(*arrays[0]).items()}
         if known.keys() == (params.keys() if isinstance(params, dict) else None):
             return known

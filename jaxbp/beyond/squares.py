@@ -21,10 +21,12 @@ def square_norms(part: Part) -> Float[Array, "n"]:
     """`‖g_n‖²` of one layer, over what is trainable in it.
 
     From what the layer says of its gradient: `products`, `rows`, or (for norms, scales and the like,
-    whose gradients are small) `gradient_of_each`.
+    whose gradients are small) `gradient_of_each`. That is also the way for a kernel where pairs of
+    rows do not pay: a convolution makes its gradient with less memory than from patches.
     """
     layer, params, saved, delta = part.layer, part.params, part.saved, part.gathered
     products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
+    products = {k: pair for k, pair in products.items() if params[k].ndim < 3 or by_pairs(*pair)}
     parts = [
         sum_square_norms(error) if seen is None else product_square_norms(seen, error)
         for seen, error in products.values()
@@ -96,14 +98,21 @@ def product_square_norms(
     """
     x, d = rows_of(seen), rows_of(error)
     dtype = wide(x.dtype)
-    t, i, o = x.shape[1], x.shape[2], d.shape[2]
-    if t == 1:
+    if x.shape[1] == 1:
         return _squares(x) * _squares(d)
-    if t * (i + o) <= i * o:
+    if by_pairs(seen, error):
         near = jnp.einsum("nti,nsi->nts", x, x, preferred_element_type=dtype)
         far = jnp.einsum("nto,nso->nts", d, d, preferred_element_type=dtype)
         return jnp.sum(near * far, axis=(1, 2))
     return _squares(jnp.einsum("nti,nto->nio", x, d, preferred_element_type=dtype))
+
+
+def by_pairs(seen: Array | None, error: Array) -> bool:
+    """Whether one row, or all pairs of rows, take less than the gradient."""
+    if seen is None:
+        return True
+    t, i, o = prod(error.shape[1:-1]), seen.shape[-1], error.shape[-1]
+    return t == 1 or t * (i + o) <= i * o
 
 
 def sum_square_norms(error: Float[Array, "n *positions o"]) -> Float[Array, "n"]:

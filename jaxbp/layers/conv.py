@@ -200,6 +200,19 @@ class Conv(_Convolution):
         dw = kernel_error(self._flat(x), self._flat(delta), self._window(x), self.groups)
         return self._grads(params, dw, delta)
 
+    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+        """`Dense` on patches, `[n, *o, (k c)]`. In groups, the kernel is more than one product."""
+        x, _ = saved
+        batch = x.shape[: x.ndim - self._axes - 1]
+        if not batch:
+            return {}
+        bias = {"b": (None, delta)} if self.bias else {}
+        if self.groups > 1:
+            return bias
+        win = self._window(x)
+        patches = jnp.concatenate(list(win.looks(win.padded(self._flat(x)))), axis=-1)
+        return {"w": (patches.reshape(*batch, *patches.shape[1:]), delta), **bias}
+
     def _window(self, x: Any) -> Window:
         return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
 

@@ -69,6 +69,10 @@ NETS = {
         Chain(Conv(6, 3, groups=2), GroupNorm(3), ReLU(), MaxPool(2), Flatten(), Dense(3)),
         (6, 4, 4), CE, "labels",
     ),
+    "patches": (  # the first kernel from its gradients, the second from pairs of rows
+        Chain(Conv(3, 2), Tanh(), Conv(20, (3, 2), 2, dilation=(1, 2), bias=False), GlobalAvgPool()),
+        (6, 5, 2), SQUARES, "values",
+    ),
     "running": (
         Chain(Conv(3, 3), BatchNorm(), ReLU(), GlobalAvgPool(), Dense(4)), (5, 4, 2), CE, "labels",
     ),

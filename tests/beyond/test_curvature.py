@@ -11,8 +11,11 @@ from jax.flatten_util import ravel_pytree
 from jaxbp import (
     BatchNorm,
     Chain,
+    Conv,
     Dense,
     Eval,
+    Flatten,
+    GlobalAvgPool,
     Head,
     InputError,
     LinearCrossEntropy,
@@ -103,7 +106,7 @@ def test_a_sure_prediction_has_no_curvature_and_no_nan() -> None:
 
 DIAGONAL = [
     "mlp", "one row", "rows", "stack", "branch", "convolution", "running", "lstm", "gru", "text",
-    "tied", "tied layers", "gpt", "recomputed",
+    "tied", "tied layers", "gpt", "patches", "recomputed",
 ]  # fmt: skip
 SMALL = ["mlp", "recomputed", "stack", "branch", "running", "lstm", "text", "tied", "tied layers"]
 
@@ -165,6 +168,24 @@ def test_factors_are_exact_for_deep_linear_networks(reduction: str) -> None:
             size = params[i][p].size
             close(block(found[f"layers[{i}].{p}"]), dense[at : at + size, at : at + size])
             at += size
+
+
+def test_factors_of_a_convolution_are_those_of_a_dense_layer_on_patches() -> None:
+    """Exact where the network is linear and a kernel has one place to be."""
+    net, loss = Chain(Conv(3, 2, padding="VALID"), Flatten(), Dense(2, bias=False)), SquaredError()
+    x, y = normal(1, (N, 2, 2, 2), "float64"), normal(3, (N, 2), "float64")
+    params = like(2, jax.eval_shape(net.init, KEY, x), 0.7)
+    params = jax.tree.map(lambda p: p.astype("float64"), params)
+    found = beyond.kronecker_factors(net, loss, kind="exact")(params, x, y)
+    dense = dense_ggn(net, loss, params, x, y)
+    close(block(found["layers[0].b"]), dense[:3, :3])
+    close(block(found["layers[0].w"]), dense[3:27, 3:27])
+    several = Chain(Conv(3, 2, padding="VALID"), GlobalAvgPool())
+    x, y = normal(1, (N, 3, 4, 2), "float64"), normal(3, (N, 3), "float64")
+    found = beyond.kronecker_factors(several, loss, kind="exact")((params[0], ()), x, y)
+    patches = [x[:, i : i + 2, j : j + 2].reshape(N, -1) for i in range(2) for j in range(3)]
+    close(found["layers[0].w"].left, sum(p.T @ p for p in patches) / (6 * N))
+    close(found["layers[0].w"].right, np.eye(3) * 2 / 6)
 
 
 def test_factors_of_one_example_are_exact_whatever_the_network() -> None:
