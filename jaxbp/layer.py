@@ -17,7 +17,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import jax
@@ -509,9 +509,9 @@ def require_share(value: Any, what: str) -> None:
 
 
 def require_whole(of: str, **fields: Any) -> None:
-    """Raise `InputError` unless every one of the `fields` of a layer is an integer above 0."""
+    """Raise `InputError` unless every one of the `fields` is an integer above 0."""
     for name, value in fields.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{of}: {name} must be a positive integer, got {value!r}")
 
 

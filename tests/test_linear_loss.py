@@ -159,7 +159,7 @@ def test_what_a_deferred_head_hands_on_where_the_label_is_ignored(dtype: str, ta
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LinearCrossEntropy(chunk=0), "chunk must be a positive integer or None, got 0"),
+        (lambda: LinearCrossEntropy(chunk=0), "chunk must be a positive integer, got 0"),
         (
             lambda: LinearCrossEntropy()((jnp.ones((2, 3)), jnp.ones((3, 4), "float32")), [0, 1]),
             r"of one dtype, got float64\[2, 3\] and float32\[3, 4\]",

@@ -29,6 +29,7 @@ from jaxbp.layer import (
     require_floating,
     require_params,
     require_share,
+    require_whole,
     shape_text,
 )
 from jaxbp.layers.attention_choice import FORMS, Choice, Shape, choose, unsupported
@@ -110,11 +111,9 @@ class Attention(Layer):
     block: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "kv_heads", "window", "head_features", "block"):
-            value = getattr(self, name)
-            required = name == "heads"
-            if (value is not None or required) and (not isinstance(value, int) or value < 1):
-                raise InputError(f"Attention: {name} must be a positive integer, got {value!r}")
+        sizes = {name: getattr(self, name) for name in ("kv_heads", "window", "head_features", "block")}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        require_whole("Attention", heads=self.heads, **given)
         if self.heads % (self.kv_heads or self.heads):
             raise InputError(f"Attention: {self.kv_heads} kv_heads do not divide {self.heads} heads")
         require_share(self.dropout, "Attention: dropout")

@@ -42,21 +42,22 @@ from jaxbp.layer import (
 from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
 from jaxbp.layers.initializers import initializer
 from jaxbp.layers.windows import Window, explicit, per_axis, window
-from jaxbp.precision import Precision, PrecisionField, wide
+from jaxbp.precision import PrecisionField, wide
 
 
+@dataclass(frozen=True, repr=False)
 class _Convolution(Layer):
     """What `Conv` and `ConvTranspose` share: hyper-parameters, parameters, shapes and checks."""
 
     features: int
     kernel: int | tuple[int, ...]
-    stride: int | tuple[int, ...]
-    padding: Any
-    dilation: int | tuple[int, ...]
-    groups: int
-    bias: bool
-    initializer: str | Callable[..., Any]
-    precision: Precision
+    stride: int | tuple[int, ...] = 1
+    padding: Any = "SAME"
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    bias: bool = True
+    initializer: str | Callable[..., Any] = "lecun"
+    precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -166,16 +167,6 @@ class Conv(_Convolution):
     Source: Dumoulin and Visin, A guide to convolution arithmetic, 2016.
     """
 
-    features: int
-    kernel: int | tuple[int, ...]
-    stride: int | tuple[int, ...] = 1
-    padding: Any = "SAME"
-    dilation: int | tuple[int, ...] = 1
-    groups: int = 1
-    bias: bool = True
-    initializer: str | Callable[..., Any] = "lecun"
-    precision: Any = PrecisionField()
-
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*odims features"], Any]:
@@ -240,16 +231,6 @@ class ConvTranspose(_Convolution):
     `x`. Kernel rank, precision, initialiser and errors as for `Conv`.
     Source: Dumoulin and Visin 2016, chapter 4.
     """
-
-    features: int
-    kernel: int | tuple[int, ...]
-    stride: int | tuple[int, ...] = 1
-    padding: Any = "SAME"
-    dilation: int | tuple[int, ...] = 1
-    groups: int = 1
-    bias: bool = True
-    initializer: str | Callable[..., Any] = "lecun"
-    precision: Any = PrecisionField()
 
     def forward(
         self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()

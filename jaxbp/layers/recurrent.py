@@ -47,6 +47,7 @@ from jaxbp.layer import (
     is_boolean,
     require_floating,
     require_params,
+    require_whole,
     shape_text,
 )
 from jaxbp.layers.initializers import initializer
@@ -84,12 +85,7 @@ class Recurrent(Layer):
     states: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("features", "unroll"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(
-                    f"{type(self).__name__}: {name} must be a positive integer, got {value!r}"
-                )
+        require_whole(type(self).__name__, features=self.features, unroll=self.unroll)
         initializer(self.initializer)
 
     # --- what a cell writes ---------------------------------------------------------------------

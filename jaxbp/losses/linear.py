@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.layer import InputError, PyTree, require_floating, shape_text
+from jaxbp.layer import InputError, PyTree, require_floating, require_whole, shape_text
 from jaxbp.losses.softmax import Rows, SoftmaxCrossEntropy
 from jaxbp.precision import wide
 
@@ -68,8 +68,8 @@ class LinearCrossEntropy(SoftmaxCrossEntropy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chunk is not None and (not isinstance(self.chunk, int) or self.chunk < 1):
-            raise InputError(f"{self}: chunk must be a positive integer or None, got {self.chunk!r}")
+        if self.chunk is not None:
+            require_whole(str(self), chunk=self.chunk)
 
     def forward(self, prediction: Any, target: Any) -> tuple[Float[Array, ""], PyTree]:
         h, w = self._pair(prediction)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbp.compose import MERGES, Branch, Chain, Residual, Stack
-from jaxbp.layer import InputError, Layer, Part, PyTree, composed, is_leaf
+from jaxbp.layer import InputError, Layer, Part, PyTree, composed, is_leaf, require_whole
 from jaxbp.recompute import Recompute
 
 COLDEST = float(jnp.finfo(jnp.float32).tiny)  # float32 divides by no smaller number
@@ -83,8 +83,8 @@ def make_generator(
     """
     if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
         raise InputError(f"temperature: expected a finite number, at least 0, got {temperature!r}")
-    if top is not None and (not isinstance(top, Integral) or top < 1):
-        raise InputError(f"top: expected a positive integer, got {top!r}")
+    if top is not None:
+        require_whole("make_generator", top=top)
 
     @jax.jit
     def generate(params: PyTree, prompt: Array, key: Any) -> Array:

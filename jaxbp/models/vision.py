@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxbp.compose import Branch, Chain, Residual, Stack
-from jaxbp.layer import InputError, Layer
+from jaxbp.layer import InputError, Layer, require_whole
 from jaxbp.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, ReLU
 from jaxbp.precision import with_precision
 
@@ -58,8 +58,9 @@ def resnet(
     once. With `dropout > 0`, the last layer is preceded by `Dropout(dropout)`; `momentum` is that of the
     running statistics, `precision` that of every layer, as in `with_precision`.
     """
-    if blocks < 1 or not widths:
-        raise InputError(f"resnet: expected blocks ≥ 1 and at least one width, got {blocks}, {widths}")
+    require_whole("resnet", blocks=blocks)
+    if not widths:
+        raise InputError("resnet: expected at least one width, got none")
 
     def conv(width: int, kernel: int, stride: int = 1) -> list[Layer]:
         norm = BatchNorm(momentum=momentum)

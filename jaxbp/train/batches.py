@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxbp.layer import InputError, Layer, smallest_batch
+from jaxbp.layer import InputError, Layer, require_whole, smallest_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Batches:
     least: int = 1
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"batch_size: expected a positive integer, got {self.size}")
+        require_whole("Batches", size=self.size)
         if self.size > self.count:
             raise InputError(f"batch_size: expected at most the {self.count} examples, got {self.size}")
 

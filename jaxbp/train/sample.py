@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxbp.layer import InputError
+from jaxbp.layer import InputError, require_whole
 from jaxbp.models.generate import make_generator
 from jaxbp.train.data.files import require
 from jaxbp.train.results import Arguments, reload
@@ -30,8 +30,7 @@ def sample(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     given = parser.parse_args(argv)
     prompt = _prompt(given)
-    if given.length < 1:
-        raise InputError(f"--length: expected a positive integer, got {given.length}")
+    require_whole("sample", **{"--length": given.length})
     task, params = reload(given.run)
     if task.data.outputs != VOCABULARY or not np.issubdtype(task.data.x.dtype, np.integer):
         raise InputError(f"{given.run}: is no network for text (data {task.data.name})")

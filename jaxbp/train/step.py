@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train
+from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train, require_whole
 from jaxbp.losses import Loss
 from jaxbp.train.batches import Batches
 from jaxbp.train.update import Donating, Optimizer, update
@@ -148,8 +148,7 @@ def epoch_function(
 
     What `make_epoch` compiles and `make_sweep` maps over members; `x` and `y` are the whole data set.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected a positive integer, got {batch_size}")
+    require_whole("make_epoch", batch_size=batch_size)
     run = steps_function(net, loss, tx, devices, augment)
 
     def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:

@@ -24,11 +24,15 @@ from jaxbp import (
     InputError,
     Layer,
     LayerNorm,
+    LinearCrossEntropy,
     MaxPool,
     PositionEmbedding,
     Precision,
     Stack,
 )
+from jaxbp.models import char_lstm, resnet
+from jaxbp.models.generate import make_generator
+from jaxbp.train.batches import Batches
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 3, 4), "float32")
@@ -41,6 +45,14 @@ BOTH = LSTM(2, return_state=True), LSTM(2, reverse=True, return_state=True)
     [
         (lambda: Attention(2.0), "heads must be a positive integer, got 2.0"),
         (lambda: Attention(2, window=1.5), "window must be a positive integer, got 1.5"),
+        (lambda: Attention(True), "heads must be a positive integer, got True"),
+        (lambda: LSTM(True), "LSTM: features must be a positive integer, got True"),
+        (lambda: LSTM(2, unroll=1.5), "LSTM: unroll must be a positive integer, got 1.5"),
+        (lambda: LinearCrossEntropy(chunk=True), "chunk must be a positive integer, got True"),
+        (lambda: char_lstm(depth=1.5), "char_lstm: depth must be a positive integer, got 1.5"),
+        (lambda: resnet(blocks=True), "resnet: blocks must be a positive integer, got True"),
+        (lambda: make_generator(LSTM(2), 5, top=True), "top must be a positive integer, got True"),
+        (lambda: Batches(5, 2.5), "size must be a positive integer, got 2.5"),
         (lambda: Attention(2, dropout="half"), r"dropout must be in \[0, 1\), got 'half'"),
         (lambda: Conv(4, 3.0), "1 to 3 sizes, got 3.0"),
         (lambda: Conv(4, 3, stride=2.0), "stride: expected an integer"),

@@ -86,7 +86,10 @@ def test_members_of_a_sweep_take_the_same_steps():
 
 
 def test_batches_that_cannot_be():
-    for size, says in ((0, "expected a positive integer, got 0"), (6, "at most the 5 examples, got 6")):
+    for size, says in (
+        (0, "size must be a positive integer, got 0"),
+        (6, "at most the 5 examples, got 6"),
+    ):
         with pytest.raises(InputError, match=says):
             Batches(5, size)
 

@@ -252,7 +252,7 @@ def test_bad_batches_are_named() -> None:
     params = NET.init(jax.random.key(0), x)
     with pytest.raises(InputError, match="batch_size: expected at most the 5 examples, got 8"):
         make_epoch(NET, LOSS, tx, batch_size=8)(params, tx.init(params), x, y, jax.random.key(0))
-    with pytest.raises(InputError, match="batch_size: expected a positive integer, got 0"):
+    with pytest.raises(InputError, match="batch_size must be a positive integer, got 0"):
         epoch_function(NET, LOSS, tx, 0)
     with pytest.raises(InputError, match=r"same number of examples, got \[5, 4\]"):
         make_epoch(NET, LOSS, tx, 2)(params, tx.init(params), x, y[:4], jax.random.key(0))
