@@ -72,6 +72,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """epochs between checkpoints; 0 for only the last"""
     checkpoint_minutes: NotNegative = 5.0
     """minutes between checkpoints inside a long epoch; 0 for none"""
+    accumulate: Count = 1
+    """go over each batch in so many pieces, to hold less; one update a batch all the same"""
     steps_per_call: Count = 50
     """a longer epoch takes several calls: it shows progress, stops and resumes between them"""
     devices: Whole = 0

@@ -129,9 +129,10 @@ class Epochs:
             self.mesh,
             task.augment,
             task.drop_last,
+            config.train.accumulate,
         )
         self._whole = jax.jit(whole, out_shardings=everywhere)
-        part = steps_function(task.net, task.loss, tx, self.mesh, task.augment)
+        part = steps_function(task.net, task.loss, tx, self.mesh, task.augment, config.train.accumulate)
         self._part = jax.jit(part, out_shardings=everywhere)
         self._programs: dict[Any, Any] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train, require_whole
 from jaxbp.losses import Loss
 from jaxbp.train.batches import Batches
+from jaxbp.train.passes import in_pieces, passes
 from jaxbp.train.update import Donating, Optimizer, update
 
 SGD = optax.sgd(0.1)
@@ -27,51 +27,44 @@ def value_and_grad(net: Layer, loss: Loss, gather: Gather | None = None) -> Call
     """
 
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> tuple[Any, PyTree]:
-        value, grads, _ = _passes(net, loss, params, x, y, mode, gather)
+        value, grads, _ = passes(net, loss, params, x, y, mode, gather)
         return value, grads
 
     return fn
 
 
-def _passes(
-    net: Layer,
-    loss: Loss,
-    params: PyTree,
-    x: PyTree,
-    y: Any,
-    mode: Mode,
-    gather: Gather | None = None,
-) -> tuple[Any, PyTree, PyTree]:
-    prediction, saved = net.forward(params, x, mode)
-    value, kept = loss.forward(prediction, y)
-    grads, _ = net.backward(params, saved, loss.backward(kept), gather)
-    return value, grads, saved
-
-
-def _update(net: Layer, loss: Loss, tx: Optimizer) -> Callable[..., Any]:
+def _update(net: Layer, loss: Loss, tx: Optimizer, accumulate: int = 1) -> Callable[..., Any]:
     """The step itself, not compiled: `w := w - η ∂L/∂w` and `b := b - η ∂L/∂b` where `tx` is SGD."""
     tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
-    optimizer, gradients = optax.with_extra_args_support(tx), value_and_grad(net, loss)
+    optimizer, both = optax.with_extra_args_support(tx), in_pieces(net, loss, accumulate)
 
     def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
-        value, grads, saved = _passes(net, loss, params, x, y, mode)
-        again = partial(gradients, x=x, y=y, mode=mode)
+        def again(params: PyTree) -> tuple[Any, PyTree]:
+            return both(params, x, y, mode)[:2]
+
+        value, grads, moved = both(params, x, y, mode)
         params, finish = update(net, optimizer, params, opt_state, again, value, grads)
-        params = net.update_statistics(params, saved)
+        trained = net.trainable(params)
+        params = jax.tree.map(lambda yes, new, m: new if yes else m, trained, params, moved)
         return params, finish(params), value
 
     return step
 
 
-def make_step(net: Layer, loss: Loss, tx: Optimizer = SGD, *, donate: bool = True) -> Callable[..., Any]:
+def make_step(
+    net: Layer, loss: Loss, tx: Optimizer = SGD, *, donate: bool = True, accumulate: int = 1
+) -> Callable[..., Any]:
     """`step(params, opt_state, x, y, mode=Train()) -> (params, opt_state, value)`, compiled.
 
     `tx` is any Optax optimizer, `opt_state` starts as `tx.init(params)`; running statistics take no part
     in its arithmetic (`update.py`). `params` and `opt_state` are donated: their buffers are
     re-used for the result, so hold on to the returned ones only (`donate=False` keeps the arguments).
     A net that draws (`Dropout`) needs `mode=Train(key)` with a fresh key a step.
+
+    With `accumulate = n` the two passes go over the batch in `n` pieces, whose gradients are added up
+    before the one update: what is saved for the backward pass is that of a piece (`passes.py`).
     """
-    one = _update(net, loss, tx)
+    one = _update(net, loss, tx, accumulate)
 
     def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode = Train()) -> Any:
         return one(params, opt_state, x, y, mode)
@@ -98,6 +91,7 @@ def steps_function(
     tx: Optimizer,
     devices: Mesh | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
+    accumulate: int = 1,
 ) -> Callable[..., Any]:
     """`run(params, opt_state, x, y, rows, keys) -> (params, opt_state, losses)`, not compiled.
 
@@ -106,7 +100,7 @@ def steps_function(
     of `devices` each batch is sharded: every device takes its share of the examples, and XLA adds up
     their gradients (and, in a BatchNorm, their statistics), so that the step is that of the whole batch.
     """
-    one = _update(net, loss, tx)
+    one = _update(net, loss, tx, accumulate)
 
     def step(state: PyTree, part: Any, x: PyTree, y: Any) -> Any:
         rows, key = part
@@ -143,13 +137,14 @@ def epoch_function(
     devices: Mesh | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
     drop_last: bool = False,
+    accumulate: int = 1,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`, not compiled.
 
     What `make_epoch` compiles and `make_sweep` maps over members; `x` and `y` are the whole data set.
     """
     require_whole("make_epoch", batch_size=batch_size)
-    run = steps_function(net, loss, tx, devices, augment)
+    run = steps_function(net, loss, tx, devices, augment, accumulate)
 
     def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
         batches = Batches.of(net, _count(x, y), batch_size, drop_last)
@@ -174,18 +169,22 @@ def make_epoch(
     donate: bool = True,
     devices: Mesh | None = None,
     drop_last: bool = False,
+    accumulate: int = 1,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`: one compiled call.
 
     Shuffling, gathering the batches and all steps run on the device as a `scan`. Examples left over by
     `batch_size` are left out of the epoch with `drop_last`; else they make a last, smaller step, or, if
     too few for the network's statistics (`smallest_batch`), join the one before. `losses` has one entry
-    a step. One compilation serves all epochs. `params` and `opt_state` are donated, as in `make_step`.
+    a step. One compilation serves all epochs. `params` and `opt_state` are donated, as in `make_step`,
+    and `accumulate` is the same as there.
 
     With a one-dimensional mesh of `devices`, such as `jax.make_mesh((4,), ("batch",))`, every batch that
     their number divides is shared out among them; the result is that of one device, up to rounding.
     """
-    epoch = epoch_function(net, loss, tx, batch_size, shuffle, devices, drop_last=drop_last)
+    epoch = epoch_function(
+        net, loss, tx, batch_size, shuffle, devices, drop_last=drop_last, accumulate=accumulate
+    )
     return Donating(epoch) if donate else jax.jit(epoch)
 
 

@@ -35,6 +35,7 @@ def make_sweep(
     donate: bool = True,
     augment: Callable[[Any, Any], Any] | None = None,
     drop_last: bool = False,
+    accumulate: int = 1,
 ) -> tuple[Callable[..., Any], Any]:
     """`(start, epoch)` for an ensemble that trains in one compiled call an epoch.
 
@@ -42,8 +43,8 @@ def make_sweep(
     (both `[members]`; `x` is like a batch of inputs), each leaf with the member axis first.
     `epoch(params, opt_state, x, y, keys) -> (params, opt_state, losses)` is `make_epoch`'s for every
     member, `losses: [members, steps]`, on the same `x` and `y`. `optimizer(learning_rate)` returns an
-    Optax transformation. `drop_last` is `make_epoch`'s. `params` and `opt_state` are donated unless
-    `donate=False`.
+    Optax transformation. `drop_last` and `accumulate` are `make_epoch`'s. `params` and `opt_state` are
+    donated unless `donate=False`.
     """
     tx = optax.inject_hyperparams(lambda learning_rate: optimizer(learning_rate))(learning_rate=0.0)
 
@@ -62,7 +63,16 @@ def make_sweep(
         like = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
         return jax.jit(jax.vmap(member, (0, 0, None)))(keys, rates, like)
 
-    one = epoch_function(net, loss, tx, batch_size, shuffle, augment=augment, drop_last=drop_last)
+    one = epoch_function(
+        net,
+        loss,
+        tx,
+        batch_size,
+        shuffle,
+        augment=augment,
+        drop_last=drop_last,
+        accumulate=accumulate,
+    )
     mapped = jax.vmap(one, (0, 0, None, None, 0))
     return start, jax.jit(mapped, donate_argnums=(0, 1) if donate else ())
 
@@ -112,6 +122,7 @@ def start_sweep(config: Any, task: Any) -> tuple[State, Any]:
         donate=False,
         augment=task.augment,
         drop_last=task.drop_last,
+        accumulate=config.train.accumulate,
     )
     all_of = members(config)
     init = jnp.stack([keys(seed)[0] for seed, _ in all_of])
