@@ -73,6 +73,14 @@ NETS = {
     ),
     "recurrence": (Chain(bp.LSTM(2), bp.GRU(2, reverse=True), bp.Residual(bp.RNN(2)), Dense(1)), (3, 2)),
     "by autodiff": (Chain(bp.Branch(bp.RNN(2), bp.Auto(wave, make_wave)), Dense(1)), (2, 2)),
+    "again": (
+        Chain(
+            bp.Recompute(Chain(Dense(3), bp.Tanh())),
+            bp.Stack(bp.Residual(Dense(3)), 2, recompute=True),
+            Dense(1),
+        ),
+        (2,),
+    ),
     "graph": (U_NET, (4, 2)),
     "ladder": (
         bp.Graph(
