@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbp.layer import Gather, InputError, Layer, Mode, PyTree, require_whole
+from jaxbp.layer import Gather, InputError, Layer, Mode, PyTree, require_whole, smallest_batch
 from jaxbp.losses import Loss
 
 
@@ -40,7 +40,8 @@ def in_pieces(net: Layer, loss: Loss, pieces: int = 1) -> Callable[..., tuple[An
 
     A `scan` over pieces of one size, and a smaller one where `pieces` does not divide the batch. Value
     and gradient are those of the whole batch up to rounding; but a layer that looks at all examples of a
-    batch (`BatchNorm`) looks at a piece, and moves its running statistics once a piece.
+    batch (`BatchNorm`) looks at a piece, and moves its running statistics once a piece. Pieces are fewer
+    and larger where some would otherwise be below the network's `smallest_batch`.
 
     Raises `InputError` for a mean over the labels that are not ignored: what a piece's mean counts for
     depends on the labels in the others.
@@ -53,13 +54,15 @@ def in_pieces(net: Layer, loss: Loss, pieces: int = 1) -> Callable[..., tuple[An
             "are not ignored depends on all of them); use reduction='sum'"
         )
 
+    least = smallest_batch(net)
+
     def piece(params: PyTree, x: PyTree, y: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
         value, grads, saved = passes(net, loss, params, x, y, mode)
         return value, grads, net.update_statistics(params, saved)
 
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
         count = jax.tree.leaves(x)[0].shape[0]
-        size = -(-count // pieces)
+        size = _size(count, pieces, least)
         if size == count:
             return piece(params, x, y, mode)
         full = count // size
@@ -87,6 +90,12 @@ def in_pieces(net: Layer, loss: Loss, pieces: int = 1) -> Callable[..., tuple[An
         return carry
 
     return fn
+
+
+def _size(count: int, pieces: int, least: int) -> int:
+    """Of a piece: `pieces` of it at most, and neither it nor what is left over is below `least`."""
+    first = max(-(-count // pieces), min(least, count))
+    return next(size for size in range(first, count + 1) if not 0 < count % size < least)
 
 
 def _ignores(loss: Loss, reduction: str | None) -> bool:

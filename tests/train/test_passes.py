@@ -99,6 +99,25 @@ def test_statistics_move_once_a_piece() -> None:
     same(after["mean"], expected)
 
 
+@pytest.mark.parametrize(
+    ("count", "pieces", "sizes"),
+    [(4, 4, (2, 2)), (5, 4, (3, 2)), (7, 3, (4, 3)), (8, 3, (3, 3, 2)), (3, 2, (3,)), (1, 2, (1,))],
+)
+def test_no_piece_is_too_small_for_the_statistics(count: int, pieces: int, sizes) -> None:
+    """A piece of one row has no variance: it would learn nothing, and say so nowhere."""
+    net, x = BatchNorm(momentum=0.5), normal(6, (count, 3), "float64")
+    params = start(net, x)
+    _, _, moved = in_pieces(net, SquaredError("sum"), pieces)(params, x, x, Train())
+    full = sum(size == sizes[0] for size in sizes)
+    parts = [x[: full * sizes[0]][k::full] for k in range(full)]
+    parts += [x[full * sizes[0] :]] if len(sizes) > full else []
+    expected = params
+    for rows in parts:
+        assert len(rows) in sizes
+        expected = net.update_statistics(expected, net.forward(expected, rows, Train())[1])
+    same({k: moved[k] for k in ("mean", "var")}, {k: expected[k] for k in ("mean", "var")})
+
+
 def test_scratch_memory_is_that_of_a_piece_and_one_program_serves() -> None:
     net = Stack(Chain(Dense(64), Tanh()), 8)
     x = normal(1, (512, 64), "float32")
