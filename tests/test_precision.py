@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from jaxbp import (
+    GRU,
+    LSTM,
+    Attention,
     Chain,
     Dense,
     InputError,
@@ -112,6 +115,29 @@ def test_a_product_returns_what_is_needed_next(platform, inside, monkeypatch) ->
     assert dot.outvars[0].aval.dtype == inside
     assert program.out_avals[0].dtype == jnp.bfloat16
     assert jax.eval_shape(matmul, a, b).dtype == jnp.float32  # of a parameter's gradient: not rounded
+
+
+@pytest.mark.parametrize(("platform", "narrow"), [("cpu", False), ("gpu", True)])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (LSTM(7), (2, 3, 5)),
+        (GRU(7), (2, 3, 5)),
+        (Attention(2, bias=False), (2, 3, 8)),
+        (Attention(2), (2, 3, 8)),
+    ],
+)
+def test_errors_that_are_cast_next_come_out_narrow(layer, shape, platform, narrow, monkeypatch) -> None:
+    net = with_precision(layer, "bfloat16")
+    x = normal(3, shape, "bfloat16")
+    params = net.init(jax.random.key(0), x)
+    y, saved = net.forward(params, x, Train())
+    # on CPU attention chooses another form; what is asked here is the dtype of its products alone
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    program = str(jax.make_jaxpr(lambda p, d: net.pull(p, saved, d)[0])(params, y))
+    lines = [line for line in program.splitlines() if "dot_general" in line]
+    assert any(":bf16[" in line for line in lines) == narrow
+    assert jax.eval_shape(lambda d: net.pull(params, saved, d)[0], y).dtype == jnp.bfloat16
 
 
 def test_a_long_sum_in_bfloat16_is_rounded_once() -> None:

@@ -216,8 +216,9 @@ class Attention(Layer):
         """Pass 1: `q: [..., K, G, T, D]` and `k, v: [..., K, S, D]`, in the dtype of `x`."""
 
         def product(name: str, a: Array) -> Array:
-            y = matmul(a, params[f"w_{name}"].astype(a.dtype))
-            if self._has_bias(name):
+            biased = self._has_bias(name)  # added wide, so that both are rounded once
+            y = matmul(a, params[f"w_{name}"].astype(a.dtype), None if biased else a.dtype)
+            if biased:
                 y = y + jnp.broadcast_to(params[f"b_{name}"].astype(y.dtype), y.shape)
             return y.astype(a.dtype)
 
@@ -249,7 +250,7 @@ class Attention(Layer):
         dy = dy.astype(dtype)
         wrong = _meets(saved["lost"], dy)
         # 5: y = o w_o
-        do = matmul(dy, params["w_o"].T.astype(dtype)).astype(dtype)
+        do = matmul(dy, params["w_o"].T.astype(dtype), dtype)
         # 4, 3, 2: o = p̃ v, p = softmax(s), s = q kᵀ / √D
         if "pair" in saved:
             do = jnp.where(wrong[..., None], jnp.nan, do)

@@ -157,10 +157,9 @@ class Recurrent(Layer):
         # 2. the loop, backwards: one product a step
         dfirst, delta = self._loop_back(params, saved, d, errors, dtype)
         # 1. the input's part of every step, one product
-        dx = matmul(delta["a"], params["w_x"].T.astype(dtype))
-        delta = {name: jnp.moveaxis(part, 0, -2) for name, part in delta.items()}
         input_dtype, is_dict, has_state = saved["input"].value
-        dx = jnp.moveaxis(dx, 0, -2).astype(input_dtype)
+        dx = jnp.moveaxis(matmul(delta["a"], params["w_x"].T.astype(dtype), input_dtype), 0, -2)
+        delta = {name: jnp.moveaxis(part, 0, -2) for name, part in delta.items()}
         if not is_dict:
             return dx, delta
         parts: dict[str, Any] = {"x": dx}
