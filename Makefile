@@ -24,7 +24,7 @@ VENV := $(if $(filter python python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(VERSION)
 READY_TO_TEST := $(READY)-$(subst $(comma),-,$(EXTRAS))
-CORE := tests/test_proof.py tests/check tests/explain tests/train -k 'float32 or not test_proof.py'
+CORE := tests/test_proof.py tests/check tests/explain tests/train tests/app -k 'float32 or not test_proof.py'
 
 .PHONY: help train test suite proofs wheel lint format clean
 

@@ -26,8 +26,8 @@ import numpy as np
 import optax
 
 from jaxbp import SoftmaxCrossEntropy, Train, make_step, models, with_precision
-from jaxbp.train.data.images import Digits
-from jaxbp.train.data.text import Text
+from jaxbp.app.data.images import Digits
+from jaxbp.app.data.text import Text
 
 LOSS = SoftmaxCrossEntropy()
 

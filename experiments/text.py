@@ -21,8 +21,8 @@ import optax
 
 from experiments.trigram import trigram_probabilities
 from jaxbp import Layer, LinearCrossEntropy, make_step
+from jaxbp.app.text import VOCABULARY, read_parts, windows
 from jaxbp.models import char_lstm, gpt
-from jaxbp.train.text import VOCABULARY, read_parts, windows
 
 LENGTH = 128
 NETS: dict[str, tuple[Layer, float, int, int]] = {

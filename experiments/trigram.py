@@ -16,7 +16,7 @@ import argparse
 
 import numpy as np
 
-from jaxbp.train.text import VOCABULARY, read_parts
+from jaxbp.app.text import VOCABULARY, read_parts
 
 
 def trigram_probabilities(train: np.ndarray, text: np.ndarray) -> np.ndarray:

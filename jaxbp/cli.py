@@ -17,13 +17,13 @@ from jaxbp.layer import InputError
 
 COMMANDS = {
     #  name       module:function(argv) -> exit code     what it does
-    "train": ("jaxbp.train.command:train", "train a network from a config and write a run folder"),
-    "evaluate": ("jaxbp.train.results:evaluate", "reload a run and report on its held-out data"),
-    "predict": ("jaxbp.train.results:predict", "run a trained network on new inputs"),
-    "sample": ("jaxbp.train.sample:sample", "let a trained network go on with a text"),
+    "train": ("jaxbp.app.command:train", "train a network from a config and write a run folder"),
+    "evaluate": ("jaxbp.app.results:evaluate", "reload a run and report on its held-out data"),
+    "predict": ("jaxbp.app.results:predict", "run a trained network on new inputs"),
+    "sample": ("jaxbp.app.sample:sample", "let a trained network go on with a text"),
     "check": ("jaxbp.check.command:check", "check a hand-written gradient and say what is wrong with it"),
     "bench": ("jaxbp.bench.command:bench", "time the backward passes beside their rivals"),
-    "runs": ("jaxbp.train.results:runs", "list the runs in a folder"),
+    "runs": ("jaxbp.app.results:runs", "list the runs in a folder"),
     "explain": ("jaxbp.explain.command:explain", "why a weight has the gradient that it has"),
     "exercises": ("jaxbp.explain.command:exercises", "write backward passes, with hints"),
 }

@@ -154,13 +154,20 @@ def test_the_search_for_circles_finds(sources: dict[str, str], expected: list[se
     assert circles({n: imported_by(text, set(sources)) for n, text in sources.items()}) == expected
 
 
-@pytest.mark.parametrize("part", ["train", "oracle", "layers", "compose", "record", "models"])
+@pytest.mark.parametrize("part", ["train", "app", "oracle", "layers", "compose", "record", "models"])
 def test_the_checker_and_the_explanations_stand_on_the_others(part: str) -> None:
     own = [name for name in FILES if name.split(".")[1:2] == [part]]
     assert own
     for name in own:
         above = {other for other in IMPORTS[name] if other.split(".")[1:2] in (["check"], ["explain"])}
         assert above == set(), name
+
+
+def test_the_library_does_not_know_the_application() -> None:
+    """A config, a run folder and a page belong to `app`; a step and an epoch know nothing of them."""
+    for name in FILES:
+        if name.split(".")[1:2] not in (["app"], ["explain"], ["cli"]):
+            assert {other for other in IMPORTS[name] if other.split(".")[1:2] == ["app"]} == set(), name
 
 
 def test_only_public_jax() -> None:

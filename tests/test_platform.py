@@ -66,7 +66,7 @@ def test_a_test_without_its_package_is_skipped_and_says_so(tmp_path):
     (tmp_path / "block.py").write_text(blocked)
     done = run_suite(
         *("-p", "block", "-p", "no:hypothesispytest", "tests/test_shapes.py"),
-        *("tests/train/test_tasks.py", "-k", "normal_equations or test_shapes"),
+        *("tests/app/test_tasks.py", "-k", "normal_equations or test_shapes"),
         PYTHONPATH=str(tmp_path),
     )
     assert "needs hypothesis, which is not installed" in done.stdout, done.stdout + done.stderr

@@ -20,8 +20,8 @@ Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 
 def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
-    from jaxbp.train.report import open_run
-    from jaxbp.train.task import keys, make_task
+    from jaxbp.app.report import open_run
+    from jaxbp.app.task import keys, make_task
     from jaxbp.weights import load_params
 
     task = make_task(open_run(path))
@@ -35,9 +35,9 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
 
     The slider begins at the trained network's first epoch and ends with its last.
     """
-    from jaxbp.train.config import find_config, read_config
-    from jaxbp.train.loop import start, train
-    from jaxbp.train.task import make_task
+    from jaxbp.app.config import find_config, read_config
+    from jaxbp.app.loop import start, train
+    from jaxbp.app.task import make_task
 
     found = find_config(source)
     if found is None:

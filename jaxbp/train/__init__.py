@@ -1,1 +1,1 @@
-"""What surrounds a backward pass: steps and epochs, configs, data, the loop, checkpoints, reports."""
+"""The library around a backward pass: a step, an epoch, a sweep, each one compiled call."""

@@ -1,0 +1,1 @@
+"""The application around `train`: configs, data, the loop, checkpoints, reports, run folders."""
