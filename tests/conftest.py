@@ -6,6 +6,7 @@ the tolerances stay. It also runs from a checkout that is not installed, with th
 install and pytest: a test that needs another one is skipped, and says which.
 """
 
+import collections
 import os
 import signal
 import sys
@@ -128,3 +129,17 @@ def standard_promotion():
     """Optax's Adam raises a Python float to an integer count, which strict promotion refuses."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def compiled():
+    """How often each function was compiled in this test, by name, as JAX itself reports it."""
+    counts: collections.Counter[str] = collections.Counter()
+
+    def listen(event: str, seconds: float, **details: object) -> None:
+        if event.endswith("/backend_compile_duration"):
+            counts[str(details.get("fun_name")).removeprefix("jit(").removesuffix(")")] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield counts
+    jax.monitoring.unregister_event_duration_listener(listen)

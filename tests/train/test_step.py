@@ -141,7 +141,7 @@ def test_shuffling_is_by_the_key_and_keeps_every_example() -> None:
     np.testing.assert_array_equal(orders[0], orders[2])
 
 
-def test_one_compilation_for_all_epochs_and_donated_state() -> None:
+def test_one_compilation_for_all_epochs_and_donated_state(compiled) -> None:
     traces = []
 
     class Counted(Tanh):
@@ -160,7 +160,7 @@ def test_one_compilation_for_all_epochs_and_donated_state() -> None:
     for k in range(4):
         params, state, _ = epoch(params, state, x, y, jax.random.key(k))
     assert traces == [(5, 6), (2, 6)]  # the scan's body and the last, smaller step, each once
-    assert epoch._cache_size() == 1
+    assert compiled["epoch"] == 1
     assert first.is_deleted()
 
 
