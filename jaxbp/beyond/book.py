@@ -140,16 +140,23 @@ def record(net: Layer, loss: Loss) -> Callable[..., Book]:
     """
 
     def book(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Book:
-        require_separate(net, mode)
-        require_own_losses(loss)
-        prediction, saved = net.forward(params, x, mode)
-        value, kept = loss.forward(prediction, y)
-        deltas = walk_back(net, params, saved, loss.backward(kept))
-        examples = jax.tree.leaves(prediction)[0].shape[0]
-        scale = examples if getattr(loss, "reduction", "sum") == "mean" else 1
-        return Book(params, saved, deltas, value, net, examples, scale)
+        return recorded(net, loss, params, x, y, mode)[0]
 
     return book
+
+
+def recorded(
+    net: Layer, loss: Loss, params: PyTree, x: PyTree, y: Any, mode: Mode
+) -> tuple[Book, PyTree]:
+    """`(book, prediction)`: what `record` does."""
+    require_separate(net, mode)
+    require_own_losses(loss)
+    prediction, saved = net.forward(params, x, mode)
+    value, kept = loss.forward(prediction, y)
+    deltas = walk_back(net, params, saved, loss.backward(kept))
+    examples = jax.tree.leaves(prediction)[0].shape[0]
+    scale = examples if getattr(loss, "reduction", "sum") == "mean" else 1
+    return Book(params, saved, deltas, value, net, examples, scale), prediction
 
 
 @jax.tree_util.register_dataclass

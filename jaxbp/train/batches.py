@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from jaxbp.layer import InputError, Layer, require_whole, smallest_batch
+
+RARE = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +20,17 @@ class Batches:
     are fewer than the `least` that the network's statistics need (one row has no variance for a
     `BatchNorm`), they join the step before, which is then the larger last one. A `size` that is itself
     below `least` is taken as it is.
+
+    `poisson` batches are drawn: every example joins each step with probability `rate = size / count`,
+    whatever the others do, so that `size` is what a batch has on the average, and `widest` the number of
+    rows that it is given. There are `count // size` steps, and nobody is left over.
     """
 
     count: int
     size: int
     drop_last: bool = False
     least: int = 1
+    poisson: bool = False
 
     def __post_init__(self) -> None:
         require_whole("Batches", size=self.size)
@@ -30,14 +38,38 @@ class Batches:
             raise InputError(f"batch_size: expected at most the {self.count} examples, got {self.size}")
 
     @classmethod
-    def of(cls, net: Layer, count: int, size: int, drop_last: bool = False) -> Batches:
+    def of(
+        cls, net: Layer, count: int, size: int, drop_last: bool = False, poisson: bool = False
+    ) -> Batches:
         """Those of a network's training."""
-        return cls(count, size, drop_last, smallest_batch(net))
+        return cls(count, size, drop_last, smallest_batch(net), poisson)
+
+    @property
+    def rate(self) -> float:
+        """The probability with which an example joins a step."""
+        return self.size / self.count
+
+    @property
+    def widest(self) -> int:
+        """Rows of a Poisson batch: a draw that has more comes with a probability below `RARE`.
+
+        By Chernoff, `P(K >= m) <= exp(-N KL(m/N ‖ q))` for `K ~ Binomial(N, q)`.
+        """
+        n, q = self.count, self.rate
+
+        def log_tail(m: int) -> float:
+            a = m / n
+            rest = (1 - a) * math.log((1 - a) / (1 - q)) if m < n else 0.0
+            return -n * (a * math.log(a / q) + rest)
+
+        enough = (m for m in range(self.size, n) if m % 8 == 0 and log_tail(m + 1) < math.log(RARE))
+        return next(enough, n)
 
     @property
     def joined(self) -> bool:
         """Whether the examples left over join the step before."""
-        return not self.drop_last and 0 < self.count % self.size < self.least <= self.size
+        left = 0 if self.drop_last or self.poisson else self.count % self.size
+        return 0 < left < self.least <= self.size
 
     @property
     def full(self) -> int:
@@ -45,7 +77,7 @@ class Batches:
 
     @property
     def last(self) -> int:
-        return 0 if self.drop_last else self.count - self.full * self.size
+        return 0 if self.drop_last or self.poisson else self.count - self.full * self.size
 
     @property
     def steps(self) -> int:
@@ -64,6 +96,11 @@ class Batches:
 
     def notes(self) -> tuple[str, ...]:
         """What whoever asked for such batches should know."""
+        if self.poisson:
+            return (
+                f"an example joins a batch with probability {self.rate:.3g}: {self.size} on the average, "
+                f"{self.widest} at most",
+            )
         if self.drop_last and self.seen < self.count:
             return (f"{self.count - self.seen} of the examples are left out of every epoch (drop_last)",)
         if self.joined:

@@ -46,31 +46,51 @@ def in_pieces(net: Layer, loss: Loss, pieces: int = 1) -> Callable[..., tuple[An
     Raises `InputError` for a mean over the labels that are not ignored: what a piece's mean counts for
     depends on the labels in the others.
     """
+    refuse_pieces(loss, pieces)
+
+    def piece(params: PyTree, part: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
+        value, grads, saved = passes(net, loss, params, part[0], part[1], mode)
+        return value, grads, net.update_statistics(params, saved)
+
+    mean = getattr(loss, "reduction", "sum") == "mean"
+    over = over_pieces(piece, pieces, smallest_batch(net), mean)
+
+    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
+        return over(params, (x, y), mode)
+
+    return fn
+
+
+def refuse_pieces(loss: Loss, pieces: int) -> None:
+    """Raise `InputError` where the loss of a batch is not made of its pieces' losses."""
     require_whole("accumulate", pieces=pieces)
     reduction = getattr(loss, "reduction", None)
-    if pieces > 1 and (reduction not in ("mean", "sum") or _ignores(loss, reduction)):
+    ignores = reduction == "mean" and getattr(loss, "ignore", None) is not None
+    if pieces > 1 and (reduction not in ("mean", "sum") or ignores):
         raise InputError(
             f"accumulate: {loss} over a batch is not made of its pieces' losses (a mean over labels that "
             "are not ignored depends on all of them); use reduction='sum'"
         )
 
-    least = smallest_batch(net)
 
-    def piece(params: PyTree, x: PyTree, y: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
-        value, grads, saved = passes(net, loss, params, x, y, mode)
-        return value, grads, net.update_statistics(params, saved)
+def over_pieces(piece: Callable[..., Any], pieces: int, least: int, mean: bool) -> Callable[..., Any]:
+    """`fn(params, batch, mode)`: what `piece(params, part, mode) -> (value, grads, params)` adds up to.
 
-    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
-        count = jax.tree.leaves(x)[0].shape[0]
+    Every array of `batch` has the examples first. With `mean`, a piece counts by its share of them.
+    """
+
+    def fn(params: PyTree, batch: Any, mode: Mode) -> tuple[Any, PyTree, PyTree]:
+        count = jax.tree.leaves(batch)[0].shape[0]
         size = _size(count, pieces, least)
         if size == count:
-            return piece(params, x, y, mode)
+            return piece(params, batch, mode)
         full = count // size
 
-        def step(carry: PyTree, part: Any) -> tuple[PyTree, None]:
+        def step(carry: PyTree, given: Any) -> tuple[PyTree, None]:
             *total, params = carry
-            *found, params = piece(params, *part)
-            share = 1.0 if reduction == "sum" else jax.tree.leaves(part[0])[0].shape[0] / count
+            part, mode = given
+            *found, params = piece(params, part, mode)
+            share = jax.tree.leaves(part)[0].shape[0] / count if mean else 1.0
             total = jax.tree.map(lambda a, b: a + share * b, total, found)
             return (*total, params), None
 
@@ -80,13 +100,12 @@ def in_pieces(net: Layer, loss: Loss, pieces: int = 1) -> Callable[..., tuple[An
         first, last = mode.split(2)
         nothing = jax.tree.map(
             lambda a: jnp.zeros(a.shape, a.dtype),
-            jax.eval_shape(piece, params, *jax.tree.map(lambda a: a[:size], (x, y)), first)[:2],
+            jax.eval_shape(piece, params, jax.tree.map(lambda a: a[:size], batch), first)[:2],
         )
         start = (*nothing, params)
-        carry, _ = jax.lax.scan(step, start, (*jax.tree.map(strided, (x, y)), first.stack(full)))
+        carry, _ = jax.lax.scan(step, start, (jax.tree.map(strided, batch), first.stack(full)))
         if full * size < count:
-            rest = jax.tree.map(lambda a: a[full * size :], (x, y))
-            carry, _ = step(carry, (*rest, last))
+            carry, _ = step(carry, (jax.tree.map(lambda a: a[full * size :], batch), last))
         return carry
 
     return fn
@@ -96,7 +115,3 @@ def _size(count: int, pieces: int, least: int) -> int:
     """Of a piece: `pieces` of it at most, and neither it nor what is left over is below `least`."""
     first = max(-(-count // pieces), min(least, count))
     return next(size for size in range(first, count + 1) if not 0 < count % size < least)
-
-
-def _ignores(loss: Loss, reduction: str | None) -> bool:
-    return reduction == "mean" and getattr(loss, "ignore", None) is not None

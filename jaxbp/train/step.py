@@ -14,6 +14,7 @@ from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train, re
 from jaxbp.losses import Loss
 from jaxbp.train.batches import Batches
 from jaxbp.train.passes import in_pieces, passes
+from jaxbp.train.private import Private, private_passes
 from jaxbp.train.update import Donating, Optimizer, update
 
 SGD = optax.sgd(0.1)
@@ -33,17 +34,25 @@ def value_and_grad(net: Layer, loss: Loss, gather: Gather | None = None) -> Call
     return fn
 
 
-def _update(net: Layer, loss: Loss, tx: Optimizer, accumulate: int = 1) -> Callable[..., Any]:
+def _update(
+    net: Layer, loss: Loss, tx: Optimizer, accumulate: int = 1, private: Private | None = None
+) -> Callable[..., Any]:
     """The step itself, not compiled: `w := w - η ∂L/∂w` and `b := b - η ∂L/∂b` where `tx` is SGD."""
     tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
-    optimizer, both = optax.with_extra_args_support(tx), in_pieces(net, loss, accumulate)
+    optimizer = optax.with_extra_args_support(tx)
+    if private is None:
+        both = in_pieces(net, loss, accumulate)
+    else:
+        both = private_passes(net, loss, private, accumulate)
+    alone = private is not None and private.noise > 0  # one noisy gradient is all that may be seen
 
-    def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode) -> Any:
+    def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode, *present: Any) -> Any:
         def again(params: PyTree) -> tuple[Any, PyTree]:
-            return both(params, x, y, mode)[:2]
+            return both(params, x, y, mode, *present)[:2]
 
-        value, grads, moved = both(params, x, y, mode)
-        params, finish = update(net, optimizer, params, opt_state, again, value, grads)
+        value, grads, moved = both(params, x, y, mode, *present)
+        given = (None, None) if alone else (again, value)
+        params, finish = update(net, optimizer, params, opt_state, *given, grads)
         trained = net.trainable(params)
         params = jax.tree.map(lambda yes, new, m: new if yes else m, trained, params, moved)
         return params, finish(params), value
@@ -52,7 +61,15 @@ def _update(net: Layer, loss: Loss, tx: Optimizer, accumulate: int = 1) -> Calla
 
 
 def make_step(
-    net: Layer, loss: Loss, tx: Optimizer = SGD, *, donate: bool = True, accumulate: int = 1
+    net: Layer,
+    loss: Loss,
+    tx: Optimizer = SGD,
+    *,
+    donate: bool = True,
+    accumulate: int = 1,
+    clip_examples: float | None = None,
+    noise: float = 0.0,
+    expected: float | int | None = None,
 ) -> Callable[..., Any]:
     """`step(params, opt_state, x, y, mode=Train()) -> (params, opt_state, value)`, compiled.
 
@@ -63,11 +80,20 @@ def make_step(
 
     With `accumulate = n` the two passes go over the batch in `n` pieces, whose gradients are added up
     before the one update: what is saved for the backward pass is that of a piece (`passes.py`).
-    """
-    one = _update(net, loss, tx, accumulate)
 
-    def step(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode = Train()) -> Any:
-        return one(params, opt_state, x, y, mode)
+    With `clip_examples = C` every example's gradient is cut to length `C`, and with `noise = σ` the sum
+    gets Gaussian noise of standard deviation `σ C` (`private.py`), from `mode`'s key. The divisor is the
+    number of examples, or `expected`; a further argument of `step`, `present: [batch]`, says which rows
+    count. `value` is without noise: it is not for others to see.
+    """
+    one = _update(net, loss, tx, accumulate, Private.of(clip_examples, noise, expected))
+
+    def step(
+        params: PyTree, opt_state: PyTree, x: PyTree, y: Any, mode: Mode = Train(), present: Any = None
+    ) -> Any:
+        if present is not None and clip_examples is None:
+            raise InputError("present: expected clip_examples too; without it every row counts")
+        return one(params, opt_state, x, y, mode, *(() if present is None else (present,)))
 
     return Donating(step) if donate else jax.jit(step)
 
@@ -85,6 +111,24 @@ def plan_epoch(key: Any, batches: Batches, shuffle: bool = True) -> tuple[Any, A
     return full, order[cut : batches.seen], jax.random.split(mode_key, batches.full + 1)
 
 
+def plan_poisson(key: Any, batches: Batches) -> tuple[Any, Any, Any, Any]:
+    """`(rows, present, keys, drawn)` of an epoch of Poisson batches.
+
+    `rows: [steps, widest]` are the examples drawn for each step, filled up with rows that are not
+    `present`; `drawn: [steps]` is how many there were: where that is more than `widest`, which is rarer
+    than once in a million million steps, some are missing, and whoever called has to say so.
+    """
+    draw_key, mode_key = jax.random.split(key)
+
+    def one(key: Any) -> tuple[Any, Any]:
+        joins = jax.random.bernoulli(key, batches.rate, (batches.count,))
+        return jnp.nonzero(joins, size=batches.widest, fill_value=0)[0], jnp.sum(joins)
+
+    rows, drawn = jax.lax.map(one, jax.random.split(draw_key, batches.steps))
+    present = jnp.arange(batches.widest)[None] < drawn[:, None]
+    return rows, present, jax.random.split(mode_key, batches.steps), drawn
+
+
 def steps_function(
     net: Layer,
     loss: Loss,
@@ -92,18 +136,19 @@ def steps_function(
     devices: Mesh | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
     accumulate: int = 1,
+    private: Private | None = None,
 ) -> Callable[..., Any]:
-    """`run(params, opt_state, x, y, rows, keys) -> (params, opt_state, losses)`, not compiled.
+    """`run(params, opt_state, x, y, rows, keys, *present) -> (params, opt_state, losses)`, not compiled.
 
     A `scan` over the steps of `rows: [steps, batch]`, `x` and `y` being the whole data set; `augment(key,
     x)` may change a batch before the network sees it. Over a mesh
     of `devices` each batch is sharded: every device takes its share of the examples, and XLA adds up
     their gradients (and, in a BatchNorm, their statistics), so that the step is that of the whole batch.
     """
-    one = _update(net, loss, tx, accumulate)
+    one = _update(net, loss, tx, accumulate, private)
 
     def step(state: PyTree, part: Any, x: PyTree, y: Any) -> Any:
-        rows, key = part
+        rows, key, *present = part
         batch_x, batch_y = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), (x, y))
         if devices is not None and rows.shape[0] % devices.size == 0:
             mesh = Mesh(
@@ -113,15 +158,15 @@ def steps_function(
             batch_x, batch_y = jax.lax.with_sharding_constraint((batch_x, batch_y), shares)
         if augment is not None:
             batch_x = augment(jax.random.fold_in(key, 1), batch_x)
-        *state, value = one(*state, batch_x, batch_y, Train(key))
+        *state, value = one(*state, batch_x, batch_y, Train(key), *present)
         return tuple(state), value
 
-    def run(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, rows: Any, keys: Any) -> Any:
-        if rows.shape[0] == 1:  # a loop of one turn costs a compilation and gives nothing
-            state, value = step((params, opt_state), (rows[0], keys[0]), x, y)
+    def run(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, *parts: Any) -> Any:
+        if parts[0].shape[0] == 1:  # a loop of one turn costs a compilation and gives nothing
+            state, value = step((params, opt_state), [part[0] for part in parts], x, y)
             return *state, value[None]
         state, losses = jax.lax.scan(
-            lambda state, part: step(state, part, x, y), (params, opt_state), (rows, keys)
+            lambda state, part: step(state, part, x, y), (params, opt_state), parts
         )
         return *state, losses
 
@@ -138,13 +183,21 @@ def epoch_function(
     augment: Callable[[Any, Any], Any] | None = None,
     drop_last: bool = False,
     accumulate: int = 1,
+    private: Private | None = None,
+    poisson: bool = False,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`, not compiled.
 
     What `make_epoch` compiles and `make_sweep` maps over members; `x` and `y` are the whole data set.
     """
     require_whole("make_epoch", batch_size=batch_size)
-    run = steps_function(net, loss, tx, devices, augment, accumulate)
+    run = steps_function(net, loss, tx, devices, augment, accumulate, private)
+
+    def drawn(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
+        batches = Batches.of(net, _count(x, y), batch_size, poisson=True)
+        rows, present, keys, drawn = plan_poisson(key, batches)
+        *state, losses = run(params, opt_state, x, y, rows, keys, present)
+        return *state, jnp.where(drawn > batches.widest, jnp.nan, losses)
 
     def epoch(params: PyTree, opt_state: PyTree, x: PyTree, y: Any, key: Any) -> Any:
         batches = Batches.of(net, _count(x, y), batch_size, drop_last)
@@ -156,7 +209,7 @@ def epoch_function(
                 losses.append(some)
         return *state, jnp.concatenate(losses)
 
-    return epoch
+    return drawn if poisson else epoch
 
 
 def make_epoch(
@@ -170,6 +223,9 @@ def make_epoch(
     devices: Mesh | None = None,
     drop_last: bool = False,
     accumulate: int = 1,
+    clip_examples: float | None = None,
+    noise: float = 0.0,
+    poisson: bool = False,
 ) -> Callable[..., Any]:
     """`epoch(params, opt_state, x, y, key) -> (params, opt_state, losses)`: one compiled call.
 
@@ -181,9 +237,26 @@ def make_epoch(
 
     With a one-dimensional mesh of `devices`, such as `jax.make_mesh((4,), ("batch",))`, every batch that
     their number divides is shared out among them; the result is that of one device, up to rounding.
+
+    `clip_examples` and `noise` are `make_step`'s. With `poisson` batches, which they are for, every
+    example joins each of the `count // batch_size` steps with probability `batch_size / count` (what
+    `beyond.epsilon` takes for granted), and `batch_size` is the divisor. Rows are as many as a draw all
+    but never exceeds; the loss of a step that did is NaN.
     """
+    if poisson and clip_examples is None:
+        raise InputError("poisson: expected clip_examples too; without it every row of a batch counts")
+    private = Private.of(clip_examples, noise, batch_size if poisson else None)
     epoch = epoch_function(
-        net, loss, tx, batch_size, shuffle, devices, drop_last=drop_last, accumulate=accumulate
+        net,
+        loss,
+        tx,
+        batch_size,
+        shuffle,
+        devices,
+        drop_last=drop_last,
+        accumulate=accumulate,
+        private=private,
+        poisson=poisson,
     )
     return Donating(epoch) if donate else jax.jit(epoch)
 

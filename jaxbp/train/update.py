@@ -38,20 +38,25 @@ UNABLE: dict[type, str] = {
     ),
 }
 
+ALONE = (
+    "noise: this optimizer asks for the loss, or for a second gradient of the same batch, and a private "
+    "step has one noisy gradient to show; take one that needs no more (sgd, adam, adamw, rmsprop, lion)"
+)
+
 
 def update(
     net: Layer,
     tx: optax.GradientTransformationExtraArgs,
     params: PyTree,
     opt_state: PyTree,
-    gradients: Gradients,
+    gradients: Gradients | None,
     value: Any,
     grads: PyTree,
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """`(params after the update, finish)`; `finish(params) -> opt_state`, once the statistics moved too.
 
     `gradients(params) -> (value, grads)` is the loss of the step's examples; `value` and `grads` are
-    what it gave for `params`.
+    what it gave for `params`. Where `gradients` is `None`, an optimizer may see these `grads` alone.
     """
     _require_able(opt_state)
     trained = net.trainable(params)
@@ -63,6 +68,8 @@ def update(
         return jax.tree.map(lambda yes, leaf, new: new if yes else leaf, trained, params, own)
 
     def gradients_of_part(own: PyTree) -> tuple[Any, PyTree]:
+        if gradients is None:
+            raise InputError(ALONE)
         value, grads = gradients(whole(own))
         return value, part(grads)
 
@@ -92,9 +99,13 @@ def _ask(
 
     for_sam = {"grad_fn": lambda params, _: gradients(params)[1]}
     given = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": loss}
+    if value is None:
+        del given["value"]
     try:
         return tx.update(grads, state, params, **given, **for_sam)
     except TypeError as error:  # `sam` takes nothing else, even in a chain
+        if value is None and "required keyword-only argument: 'value'" in str(error):
+            raise InputError(ALONE) from None
         if "unexpected keyword argument" not in str(error):
             raise
         return tx.update(grads, state, params, **for_sam)
