@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxbp.app import report
+from jaxbp.app.budget import with_budget
 from jaxbp.app.checkpoint import Checkpoints
 from jaxbp.app.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.app.data.description import describe, differences, fits, read_description
@@ -57,8 +58,11 @@ def configure(argv: list[str]) -> tuple[Config, Resume]:
 def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
     if resume:
         _check_resumable(config, task, out, resume)
+    task, budget = with_budget(config, task)
     state, tx = start(config, task)
     _introduce(config, task, state, out)
+    if budget is not None:
+        out.print(f"private   {budget.plan(config.train.epochs)}")
     proof = _prove(config, task, state, out) if config.train.prove else None
     path = report.claim(config, task, bool(resume))
     with Checkpoints(path, task.steps) as checkpoints:
@@ -84,6 +88,8 @@ def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
                     keep(state)
 
             def on_epoch(state: State, record: dict[str, Any]) -> None:
+                if budget is not None:
+                    record["epsilon"] = budget.spent(state)
                 metrics.add(record)
                 progress.epoch(record)
                 every = config.train.checkpoint_every
@@ -92,7 +98,8 @@ def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
 
             outcome = run_loop(config, task, state, tx, on_epoch=on_epoch, on_call=on_call)
         checkpoints.save(outcome.state)
-    summary = report.finish(path, config, task, outcome, metrics.records, proof)
+    spent = None if budget is None else budget.to_json(outcome.state)
+    summary = report.finish(path, config, task, outcome, metrics.records, proof, spent)
     if outcome.reason is Stop.DIVERGED:
         raise InputError(
             f"{outcome.stopped}; the last good parameters are in {path} "
@@ -106,6 +113,8 @@ def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
         f"{summary['test_examples']} examples; {summary['seconds']:.1f} s of training, "
         f"{summary['examples_per_second']:,} examples/s"
     )
+    if budget is not None:
+        out.print(f"private   {budget.text(outcome.state)}")
     out.print(f"written to {path}")
     return INTERRUPTED if outcome.interrupted else 0
 
@@ -126,6 +135,11 @@ def _check_resumable(config: Config, task: Task, out: Console, resume: Resume) -
     if not fits(data, now):
         raise InputError(
             f"{config.path}: cannot resume on this data, which takes another network: {'; '.join(others)}"
+        )
+    if others and config.private.clip_examples:
+        raise InputError(
+            f"{config.path}: cannot resume a private run on other data, which its budget does not count: "
+            f"{'; '.join(others)}"
         )
     if others and not resume.on_other_data:
         raise InputError(

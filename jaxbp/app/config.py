@@ -1,6 +1,6 @@
 """A run as one frozen struct: from a TOML file and flags, to a TOML file.
 
-Five sections and a sweep. `data`, `model` and `optimizer` are one struct a kind, chosen by their `name`
+Six sections and a sweep. `data`, `model` and `optimizer` are one struct a kind, chosen by their `name`
 out of a registry (`DATA`, `MODELS`, `OPTIMIZERS`), so that each kind has its own fields and no others.
 """
 
@@ -80,6 +80,21 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """share each batch out among so many devices; 0 for all that divide it"""
 
 
+class Private(Section, frozen=True, kw_only=True):
+    """DP-SGD: parameters from which no single example can be told."""
+
+    clip_examples: NotNegative = 0.0
+    """C: the largest norm of one example's gradient; 0 for no limit, and nothing private"""
+    noise: NotNegative = 0.0
+    """σ: standard deviation of the noise on the sum of a batch's gradients, in units of C"""
+    epsilon: NotNegative = 0.0
+    """the budget ε that all epochs together may spend, in place of noise, which is then found for it"""
+    delta: Share = 1e-5
+    """δ at which ε holds; below one over the number of examples"""
+    sampling: Literal["poisson", "shuffle"] = "poisson"
+    """poisson: each example joins a batch by a draw of its own; shuffle: costs far more ε"""
+
+
 class Run(Section, frozen=True, kw_only=True):
     """Where the results go."""
 
@@ -107,6 +122,7 @@ class Config(Section, frozen=True, kw_only=True):
     model: Model = MLP()
     optimizer: Optimizer = SGD()
     train: TrainConfig = TrainConfig()
+    private: Private = Private()
     run: Run = Run()
     sweep: Sweep = Sweep()
 
@@ -140,6 +156,7 @@ SECTIONS: dict[str, type[Section]] = {
     "model": Model,
     "optimizer": Optimizer,
     "train": TrainConfig,
+    "private": Private,
     "run": Run,
     "sweep": Sweep,
 }
@@ -179,8 +196,31 @@ def _check(config: Config, origin: Origin) -> None:
             f"{origin('optimizer.warmup')}: expected at most train.epochs = {config.train.epochs}, "
             f"got {config.optimizer.warmup}"
         )
+    _check_private(config, origin)
     if config.run.name in (".", "..") or "/" in config.run.name:
         raise InputError(f'{origin("run.name")}: expected the name of a folder, got "{config.run.name}"')
+
+
+def _check_private(config: Config, origin: Origin) -> None:
+    wanted = config.private
+    if (wanted.noise or wanted.epsilon) and not wanted.clip_examples:
+        field = "noise" if wanted.noise else "epsilon"
+        raise InputError(
+            f"{origin(f'private.{field}')}: expected private.clip_examples too, which says how much one "
+            "example may change"
+        )
+    if wanted.noise and wanted.epsilon:
+        raise InputError(
+            f"{origin('private.epsilon')}: expected 0, since private.noise is given, "
+            f"got {wanted.epsilon:g}"
+        )
+    if not wanted.delta:
+        raise InputError(f"{origin('private.delta')}: expected a positive number, got 0")
+    if wanted.clip_examples and config.is_sweep:
+        raise InputError(
+            f"{origin('private.clip_examples')}: expected 0 in a sweep (the best of several runs cost "
+            f"more ε than each of them), got {wanted.clip_examples:g}"
+        )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -251,7 +291,8 @@ def same_run(a: Config, b: Config, may_differ: Collection[str] = ()) -> Sequence
         "train.prove",
         "train.stop_below",
     }
-    if a.optimizer.schedule == b.optimizer.schedule == "constant":
+    found_for = a.private.epsilon or b.private.epsilon  # noise for a number of epochs
+    if a.optimizer.schedule == b.optimizer.schedule == "constant" and not found_for:
         free.add("train.epochs")
     found = []
     for section, values in a.sections().items():

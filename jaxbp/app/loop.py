@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from jaxbp.app.config import Config
 from jaxbp.app.optimizers import make
 from jaxbp.app.task import Task, keys, make_score
 from jaxbp.layer import InputError, PyTree, Train
-from jaxbp.train.step import epoch_function, plan_epoch, steps_function
+from jaxbp.train.step import epoch_function, plan_epoch, plan_poisson, steps_function
 
 PROOF_LIMIT = 1e-3  # float32 gradients agree to about 1e-6; a wrong one is off by far more
 
@@ -130,10 +131,14 @@ class Epochs:
             task.augment,
             task.drop_last,
             config.train.accumulate,
+            task.private,
         )
         self._whole = jax.jit(whole, out_shardings=everywhere)
-        part = steps_function(task.net, task.loss, tx, self.mesh, task.augment, config.train.accumulate)
+        part = steps_function(
+            task.net, task.loss, tx, self.mesh, task.augment, config.train.accumulate, task.private
+        )
         self._part = jax.jit(part, out_shardings=everywhere)
+        self._draw = jax.jit(partial(plan_poisson, batches=self.batches))
         self._programs: dict[Any, Any] = {}
 
     def place(self, state: State) -> State:
@@ -148,6 +153,9 @@ class Epochs:
     def calls(self, state: State) -> Iterator[tuple[State, float]]:
         """`(the state after it, its seconds)` for every call that is left of `state`'s epoch."""
         key = jax.random.fold_in(self.key, state.epoch + 1)
+        if self.batches.poisson:
+            yield from self._drawn(state, key)
+            return
         if self.task.steps <= self.longest and state.step == 0:
             yield self._call(self._whole, state, self.task.steps, key)
             return
@@ -158,6 +166,22 @@ class Epochs:
             if state.step == len(full):
                 rows, part = rest[None], step_keys[-1:]
             state, took = self._call(self._part, state, len(rows), rows, part)
+            yield state, took
+
+    def _drawn(self, state: State, key: Any) -> Iterator[tuple[State, float]]:
+        """`calls` of Poisson batches, none of which may have lost an example."""
+        *parts, drawn = self._draw(key)
+        widest = self.batches.widest
+        if np.max(drawn) > widest:
+            raise InputError(
+                f"a batch of epoch {state.epoch + 1} drew {np.max(drawn)} examples and has room for "
+                f"{widest}; train anew with another --train.seed"
+            )
+        rows, present, keys = parts
+        while state.step < self.task.steps:
+            now = slice(state.step, state.step + self.longest)
+            steps = len(rows[now])
+            state, took = self._call(self._part, state, steps, rows[now], keys[now], present[now])
             yield state, took
 
     def _call(self, program: Any, state: State, steps: int, *args: Any) -> tuple[State, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Reporter:
             f"loss {record['loss']:<9.4g} {self.metric.title} {score:>6} "
             f"{record['examples_per_second']:>9,.0f} ex/s"
         )
+        if math.isfinite(record.get("epsilon", math.inf)):
+            text += f"  ε {record['epsilon']:.3g}"
         self.part = 0
         self._show(record["epoch"], text)
 

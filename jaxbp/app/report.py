@@ -134,8 +134,9 @@ def finish(
     outcome: Outcome,
     records: Sequence[dict[str, Any]],
     proof: tuple[str, float] | None,
+    private: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write parameters, pictures and summary; returns the summary."""
+    """Write parameters, pictures and summary; returns the summary, with what was `private` of the run."""
     data, params, mesh = task.data, outcome.state.params, choose_devices(config)
     keep_description(path, task)
     save_params(path / "params.safetensors", params)
@@ -163,6 +164,7 @@ def finish(
         "examples_per_second": round(outcome.examples_per_second),
         "gradient_error": proof[1] if proof else None,
         "gradient_error_at": proof[0] if proof else None,
+        **({} if private is None else {"private": private}),
         **about(params, config.train.seed, mesh.size if mesh else 1),
     }
     write(path / "summary.json", to_json(summary, indent=2) + "\n")

@@ -19,6 +19,7 @@ from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from jaxbp.precision import wide, with_precision
 from jaxbp.train.batches import Batches
+from jaxbp.train.private import Private
 
 CHUNK = 1000  # examples that are evaluated at once
 
@@ -61,11 +62,13 @@ class Task:
     batch_size: int
     augment: Callable[[Any, Any], Any] | None = None  # of a batch of training inputs
     drop_last: bool = False
+    private: Private | None = None  # how much an example may change a step
+    poisson: bool = False
 
     @property
     def batches(self) -> Batches:
         """How an epoch is shared out among its steps."""
-        return Batches.of(self.net, len(self.data.x), self.batch_size, self.drop_last)
+        return Batches.of(self.net, len(self.data.x), self.batch_size, self.drop_last, self.poisson)
 
     @property
     def steps(self) -> int:
