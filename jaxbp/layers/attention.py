@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from jaxbp.bridge import fused_attention, fused_attention_pull
 from jaxbp.compose import add_errors
@@ -22,20 +23,18 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
     Train,
-    is_boolean,
     is_training,
-    require_floating,
-    require_params,
     require_share,
     require_whole,
-    shape_text,
 )
 from jaxbp.layers.attention_choice import FORMS, Choice, Shape, choose, unsupported
 from jaxbp.layers.blockwise import Sight, attend, attend_pull
 from jaxbp.layers.initializers import initializer
 from jaxbp.layers.rotation import rotate
+from jaxbp.layers.sequence_input import read_attention
 from jaxbp.precision import PrecisionField, matmul, wide
 
 
@@ -104,8 +103,8 @@ class Attention(Layer):
     bias: bool = True
     head_features: int | None = None
     base: float = 10000.0
-    initializer: str | Callable[..., Any] = "glorot"
-    output_initializer: str | Callable[..., Any] | None = None
+    initializer: str | Callable[..., Array] = "glorot"
+    output_initializer: str | Callable[..., Array] | None = None
     precision: Any = PrecisionField()
     implementation: str | None = None
     block: int | None = None
@@ -127,8 +126,8 @@ class Attention(Layer):
 
     # --- parameters -----------------------------------------------------------------------------
 
-    def init(self, key: Any, x: Any) -> Any:
-        inputs, memory, _ = self._parts(x)
+    def init(self, key: Array, x: PyTree) -> PyTree:
+        _, inputs, memory, _ = read_attention(self, x)
         size, kv_heads = self._head_size(inputs.shape[-1]), self.kv_heads or self.heads
         dtype = jnp.dtype(self.precision.params or inputs.dtype)
         make = dict.fromkeys("qkv", initializer(self.initializer))
@@ -151,10 +150,10 @@ class Attention(Layer):
 
     # --- forward --------------------------------------------------------------------------------
 
-    def forward(self, params: Any, x: Any, mode: Mode = Eval()) -> tuple[Array, Any]:
-        inputs, memory, mask = self._parts(x, params)
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[Array, PyTree]:
+        form, inputs, memory, mask = read_attention(self, x, params)
         dtype = jnp.dtype(self.precision.compute or inputs.dtype)
-        form = Static((_form(x), inputs.dtype, memory.dtype))
+        form = Static((form, inputs.dtype, memory.dtype))
         x_, right = _finite(inputs.astype(dtype), -1)
         m, m_right = (None, right) if memory is inputs else _finite(memory.astype(dtype), -1)
         q, k, v = self._project(params, x_, x_ if m is None else m)  # 1
@@ -182,7 +181,7 @@ class Attention(Layer):
         return y, {**saved, "o": o, "lost": lost}
 
     def _hide(
-        self, q: Array, k: Array, v: Array, right: Array, m_right: Array, mask: Any
+        self, q: Array, k: Array, v: Array, right: Array, m_right: Array, mask: Array | None
     ) -> tuple[Array, Array, Array, Array]:
         """Nothing but finite numbers in `q`, `k` and `v`, and which queries are lost, `[..., T]`.
 
@@ -202,7 +201,7 @@ class Attention(Layer):
     def _sight(self) -> Sight:
         return Sight(self.causal, self.window, self.dropout)
 
-    def _choose(self, q: Array, k: Array, mask: Any, dropped: bool) -> Choice:
+    def _choose(self, q: Array, k: Array, mask: Array | None, dropped: bool) -> Choice:
         window, masked = self.window is not None, mask is not None
         queries, (keys, features) = q.shape[-2], k.shape[-2:]
         shape = Shape(queries, keys, features, self.causal, window, masked, dropped)
@@ -212,7 +211,9 @@ class Attention(Layer):
                 raise InputError(f"{self}: the fused form cannot do {problem}")
         return choose(self.implementation, self.block, q.dtype, shape)
 
-    def _project(self, params: Any, x: Array, m: Array, past: Any = 0) -> tuple[Array, Array, Array]:
+    def _project(
+        self, params: PyTree, x: Array, m: Array, past: Array | int = 0
+    ) -> tuple[Array, Array, Array]:
         """Pass 1: `q: [..., K, G, T, D]` and `k, v: [..., K, S, D]`, in the dtype of `x`."""
 
         def product(name: str, a: Array) -> Array:
@@ -230,12 +231,12 @@ class Attention(Layer):
             k = rotate(k, past + _places(k.shape[-2]), self.base)
         return q, k, v
 
-    def _out(self, params: Any, o: Array) -> Array:
+    def _out(self, params: PyTree, o: Array) -> Array:
         """Pass 5: `y: [..., T, I]`, wide."""
         y = matmul(o, params["w_o"].astype(o.dtype))
         return y + jnp.broadcast_to(params["b_o"].astype(y.dtype), y.shape) if self.bias else y
 
-    def _draw(self, batch: tuple[int, ...], mode: Mode) -> Any:
+    def _draw(self, batch: tuple[int, ...], mode: Mode) -> PyTree:
         """A key an example, so that what is saved belongs to examples; `None` if nothing is dropped."""
         if not is_training(mode) or not self.dropout:
             return None
@@ -245,7 +246,7 @@ class Attention(Layer):
 
     # --- backward -------------------------------------------------------------------------------
 
-    def pull(self, params: Any, saved: Any, dy: Array) -> tuple[Any, Any]:
+    def pull(self, params: PyTree, saved: PyTree, dy: Array) -> tuple[PyTree, PyTree]:
         dtype, kv_heads = saved["o"].dtype, self.kv_heads or self.heads
         dy = dy.astype(dtype)
         wrong = _meets(saved["lost"], dy)
@@ -274,10 +275,14 @@ class Attention(Layer):
         down = {
             name: matmul(error, params[f"w_{name}"].T.astype(dtype)) for name, error in errors.items()
         }
-        dmemory = add_errors(down["k"], down["v"])
-        return _like(saved["form"].value, down["q"], dmemory), {**errors, "o": dy}
+        dx, dmemory = down["q"], add_errors(down["k"], down["v"])
+        form, x_dtype, memory_dtype = saved["form"].value
+        if "memory" not in form.present:  # one array, read three times
+            dx = add_errors(dx, dmemory)
+        dx, dmemory = dx.astype(x_dtype), dmemory.astype(memory_dtype)
+        return form.errors(x=dx, memory=dmemory), {**errors, "o": dy}
 
-    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         x, o = saved["x"], saved["o"]
         m = x if saved["memory"] is None else saved["memory"]
         grads = {}
@@ -290,7 +295,7 @@ class Attention(Layer):
         grads["w_o"] = jnp.where(wrong, jnp.nan, grads["w_o"])
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         """Four `Dense`s: `q` meets `x`, `k` and `v` the memory, and what comes out meets `o`."""
         x, o = saved["x"], saved["o"]
         m = x if saved["memory"] is None else saved["memory"]
@@ -302,7 +307,7 @@ class Attention(Layer):
 
     # --- decoding -------------------------------------------------------------------------------
 
-    def start(self, params: Any, batch: int, length: int, dtype: Any) -> Any:
+    def start(self, params: PyTree, batch: int, length: int, dtype: DTypeLike) -> PyTree:
         """Decoding: room for the keys and values of `length` places, and how many are filled."""
         if not self.causal:
             raise InputError(f"{self}: only causal attention can decode one place after another")
@@ -311,7 +316,7 @@ class Attention(Layer):
         dtype = jnp.dtype(self.precision.compute or dtype)
         return jnp.zeros(room, dtype), jnp.zeros(room, dtype), jnp.zeros((), jnp.int32)
 
-    def advance(self, params: Any, cache: Any, x: Array) -> tuple[Array, Any]:
+    def advance(self, params: PyTree, cache: PyTree, x: Array) -> tuple[Array, PyTree]:
         """Decoding: further places read from the keys and values so far (and their own)."""
         keys, values, past = cache
         x_ = x.astype(keys.dtype)
@@ -321,7 +326,7 @@ class Attention(Layer):
         y = self._out(params, self._look_back(q, keys, values, past))
         return y.astype(self.precision.output or x.dtype), (keys, values, past + x.shape[-2])
 
-    def _look_back(self, q: Array, keys: Array, values: Array, past: Any) -> Array:
+    def _look_back(self, q: Array, keys: Array, values: Array, past: PyTree) -> Array:
         """Passes 2 to 4 for queries at `past` and later: `o`, heads joined."""
         values, right = _finite(values, -1)
         keys = jnp.where(right[..., None], keys, jnp.nan)  # whoever sees it is lost
@@ -341,39 +346,6 @@ class Attention(Layer):
         if self.rotary and size % 2:
             raise InputError(f"{self}: rotary needs an even number of features a head, got {size}")
         return size
-
-    def _parts(self, x: Any, params: Any = None) -> tuple[Any, Any, Any]:
-        """`(x, memory, mask)`, with their shapes checked; the memory is `x` itself if none is given."""
-        parts = _named(x)
-        if "x" not in parts or set(parts) - {"x", "memory", "mask"}:
-            raise InputError(f"{self}: expected x, memory and mask, got {', '.join(sorted(parts))}")
-        inputs, mask = parts["x"], parts.get("mask")
-        memory = parts.get("memory", inputs)
-        for name, a in (("x", inputs), ("memory", memory)):
-            require_floating(a, f"{self}: {name}")
-            if len(a.shape) < 2 or a.shape[:-2] != inputs.shape[:-2]:
-                raise InputError(f"{self}: expected {name} as [..., time, features], got {shape_text(a)}")
-            if params is not None:
-                require_params(self, params, *(f"w_{n}" for n in "qkvo"))
-            w = None if params is None else params["w_q" if name == "x" else "w_k"]
-            if w is not None and w.shape[0] != a.shape[-1]:
-                raise InputError(
-                    f"{self}: expected {w.shape[0]} features in the last axis of {name}, "
-                    f"got {a.shape[-1]}"
-                )
-        return inputs, memory, self._check_mask(inputs, memory, mask)
-
-    def _check_mask(self, x: Any, memory: Any, mask: Any) -> Bool[Array, "*dims"] | None:
-        """The mask as `[..., T or 1, S]`."""
-        if mask is None:
-            return None
-        keys, pairs = memory.shape[:-1], (*x.shape[:-1], memory.shape[-2])
-        if not is_boolean(mask) or mask.shape not in (keys, pairs):
-            raise InputError(
-                f"{self}: expected a boolean mask of shape {list(keys)} or {list(pairs)}, "
-                f"got {shape_text(mask)}"
-            )
-        return jnp.expand_dims(mask, -2) if mask.shape == keys else mask
 
 
 def _places(count: int) -> Array:
@@ -417,29 +389,3 @@ def _time_first(a: Array) -> Array:
     """`[..., K, G, T, D] -> [..., T, K G, D]`."""
     a = jnp.moveaxis(a, -2, -4)
     return a.reshape(*a.shape[:-3], math.prod(a.shape[-3:-1]), a.shape[-1])
-
-
-def _named(x: Any) -> dict[str, Any]:
-    """The three forms of `x` as one."""
-    if isinstance(x, dict):
-        return x
-    if not isinstance(x, tuple | list):
-        return {"x": x}
-    if len(x) != 2:
-        raise InputError(f"Attention: expected a pair (x, memory), got {len(x)} (a mask goes in a dict)")
-    return dict(zip(("x", "memory"), x, strict=True))
-
-
-def _form(x: Any) -> tuple[Any, tuple[str, ...]]:
-    return type(x) if isinstance(x, tuple | list | dict) else None, tuple(_named(x))
-
-
-def _like(form: Any, dx: Array, dmemory: Array) -> Any:
-    """The errors in the form that `x` had."""
-    (kind, names), dtype, memory_dtype = form
-    if "memory" not in names:
-        dx = add_errors(dx, dmemory)
-    errors = {"x": dx.astype(dtype), "memory": dmemory.astype(memory_dtype), "mask": None}
-    if kind is None:
-        return errors["x"]
-    return {n: errors[n] for n in names} if kind is dict else kind(errors[n] for n in names)

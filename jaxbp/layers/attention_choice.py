@@ -7,10 +7,11 @@ a layer agree on it whatever they are compiled for afterwards.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 FORMS = ("whole", "blocks", "cudnn", "xla")
 """One tile; tiles; the pair that JAX hands out for cuDNN, and the same without a GPU (for proofs)."""
@@ -69,7 +70,7 @@ TABLE = (
 )
 
 
-def choose(form: str | None, block: int | None, dtype: Any, shape: Shape) -> Choice:
+def choose(form: str | None, block: int | None, dtype: DTypeLike, shape: Shape) -> Choice:
     """The row of the table that fits, or the `form` and `block` that were asked for."""
     if form is not None:
         return Choice(form, (block or 256) if form == "blocks" else None)
@@ -82,7 +83,7 @@ def choose(form: str | None, block: int | None, dtype: Any, shape: Shape) -> Cho
     raise AssertionError("the last row fits everything")
 
 
-def unsupported(dtype: Any, shape: Shape, form: str = "cudnn") -> str:
+def unsupported(dtype: DTypeLike, shape: Shape, form: str = "cudnn") -> str:
     """What the fused pair cannot do of this, in words; empty if it can."""
     if shape.dropout:
         return "dropout"

@@ -32,7 +32,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,7 @@ class Sight:
     window: int | None = None
     dropout: float = 0.0
 
-    def span(self, queries: int, keys: int) -> tuple[Any, Any]:
+    def span(self, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
         """For every query, the first key that it sees and the one after the last."""
         at, window = np.arange(queries), self.window or keys + queries
         last = at + 1 if self.causal else at + window
@@ -67,7 +66,7 @@ class Sight:
             seen = near if seen is None else seen & near
         return seen
 
-    def any_seen(self, keys: Bool[Array, "*batch keys"], queries: int, mask: Any) -> Array:
+    def any_seen(self, keys: Bool[Array, "*batch keys"], queries: int, mask: Array | None) -> Array:
         """Which query sees one of these `keys` at least, `[..., T]`."""
         if mask is not None and mask.shape[-2] > 1:
             keys = jnp.expand_dims(keys, -2)
@@ -117,19 +116,25 @@ class Tiles:
     def pad_keys(self, a: Array, axis: int = -2) -> Array:
         return _pad(a, -(-self.keys // self.columns) * self.columns, axis, 0.0)
 
-    def over(self, step: Callable[[Carry, Any, Any], Carry], carry: Carry) -> Carry:
+    def over(self, step: Callable[[Carry, Array, Array], Carry], carry: Carry) -> Carry:
         """The carry after all tiles, `step(carry, i, j)` each; the order is row by row."""
 
-        def body(carry: Carry, start: Any) -> tuple[Carry, None]:
+        def body(carry: Carry, start: Array) -> tuple[Carry, None]:
             return step(carry, start[0], start[1]), None
 
         if not self.starts:
             return carry
-        return jax.lax.scan(body, carry, np.asarray(self.starts, np.int32))[0]
+        return jax.lax.scan(body, carry, jnp.asarray(self.starts, jnp.int32))[0]
 
 
 def attend(
-    sight: Sight, block: int | None, q: Array, k: Array, v: Array, mask: Any = None, key: Any = None
+    sight: Sight,
+    block: int | None,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    key: Array | None = None,
 ) -> tuple[Float[Array, "*batch K G T D"], Float[Array, "*batch K G T"]]:
     """`(o, lse)`, both wide, of `q: [..., K, G, T, D]` and `k, v: [..., K, S, D]`.
 
@@ -140,14 +145,14 @@ def attend(
     if tiles.one:
         e, m, l = _exponentials(q, k, look.seen(0, 0))
         p = e / _total(l)[..., None]
-        o = _read(sight, p, v, look.kept(0, 0))
+        o = _read(sight, p, v, look.drawn(0, 0))
     else:
         q, k, v = tiles.pad_queries(q), tiles.pad_keys(k), tiles.pad_keys(v)
 
-        def step(carry: Carry, i: Any, j: Any) -> Carry:
+        def step(carry: Carry, i: Array | int, j: Array | int) -> Carry:
             at = look.rows(q, i), look.columns(k, j), look.columns(v, j)
             e, *rest = _exponentials(*at[:2], look.seen(i, j))
-            new = _read(sight, e, at[2], look.kept(i, j)), *rest
+            new = _read(sight, e, at[2], look.drawn(i, j)), *rest
             a, m, l = carry
             old = look.rows(a, i), look.rows(m, i, -1), look.rows(l, i, -1)
             a_, m_, l_ = _merge(old, new)
@@ -170,23 +175,23 @@ def attend_pull(
     o: Array,
     lse: Array,
     do: Array,
-    mask: Any = None,
-    key: Any = None,
+    mask: Array | None = None,
+    key: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """`(dq, dk, dv)`, wide, from the error `do` of `o`; `q` … `key` as in `attend`."""
     tiles = Tiles.cut(sight, q.shape[-2], k.shape[-2], block)
     look = _Look(sight, tiles, mask, key, q.shape[:-2])
     if tiles.one:
-        return _errors(sight, q, k, v, do, lse, None, look.seen(0, 0), look.kept(0, 0))
+        return _errors(sight, q, k, v, do, lse, None, look.seen(0, 0), look.drawn(0, 0))
     dtype = wide(q.dtype)
     d = jnp.sum(do.astype(dtype) * o.astype(dtype), axis=-1)  # D_i
     q, do, k, v = tiles.pad_queries(q), tiles.pad_queries(do), tiles.pad_keys(k), tiles.pad_keys(v)
     lse, d = tiles.pad_queries(lse, -1, jnp.inf), tiles.pad_queries(d, -1)
 
-    def step(carry: Carry, i: Any, j: Any) -> Carry:
+    def step(carry: Carry, i: Array | int, j: Array | int) -> Carry:
         at = look.rows(q, i), look.columns(k, j), look.columns(v, j)
         errors = look.rows(do, i), look.rows(lse, i, -1), look.rows(d, i, -1)
-        dq, dk, dv = _errors(sight, *at, *errors, look.seen(i, j), look.kept(i, j))
+        dq, dk, dv = _errors(sight, *at, *errors, look.seen(i, j), look.drawn(i, j))
         return (
             look.put(carry[0], look.rows(carry[0], i) + dq, i),
             look.put(carry[1], look.columns(carry[1], j) + dk, j),
@@ -200,7 +205,7 @@ def attend_pull(
 # --- one tile ---------------------------------------------------------------------------------------
 
 
-def _exponentials(q: Array, k: Array, seen: Any) -> Carry:
+def _exponentials(q: Array, k: Array, seen: Array | None) -> Carry:
     """Pass 2 of one tile and half of pass 3: `(e^{s - m}, m, l)`, with maximum and sum of every row."""
     s = _einsum("...kgtd,...ksd->...kgts", q, k) / math.sqrt(q.shape[-1])
     s = s if seen is None else jnp.where(seen, s, -jnp.inf)
@@ -210,9 +215,9 @@ def _exponentials(q: Array, k: Array, seen: Any) -> Carry:
     return e, m, jnp.sum(e, axis=-1)
 
 
-def _read(sight: Sight, p: Array, v: Array, kept: Any) -> Array:
+def _read(sight: Sight, p: Array, v: Array, drawn: Array | None) -> Array:
     """Pass 4 of one tile: what shares (or exponentials) read from `v`."""
-    p = p if kept is None else _drop(sight, p, kept)
+    p = p if drawn is None else _drop(sight, p, drawn)
     return _einsum("...kgts,...ksd->...kgtd", p.astype(v.dtype), v)
 
 
@@ -229,7 +234,15 @@ def _merge(one: Carry, two: Carry) -> Carry:
 
 
 def _errors(
-    sight: Sight, q: Array, k: Array, v: Array, do: Array, lse: Array, d: Any, seen: Any, kept: Any
+    sight: Sight,
+    q: Array,
+    k: Array,
+    v: Array,
+    do: Array,
+    lse: Array,
+    d: Array | None,
+    seen: Array | None,
+    drawn: Array | None,
 ) -> tuple[Array, Array, Array]:
     """Passes 4 to 2 of one tile, backwards: what it adds to `(dq, dk, dv)`.
 
@@ -242,13 +255,13 @@ def _errors(
     scale, dtype = 1 / math.sqrt(q.shape[-1]), q.dtype
     s = _einsum("...ksd,...kgtd->...ksgt", k, q) * scale
     seen = None if seen is None else jnp.broadcast_to(_keys_first(seen), s.shape)
-    kept = None if kept is None else _keys_first(kept)
+    drawn = None if drawn is None else _keys_first(drawn)
     p = jnp.exp(jnp.minimum(s - jnp.expand_dims(lse, -3), 0))
     p = p if seen is None else jnp.where(seen, p, 0)
     # 4: o = p̃ v
     dp = _einsum("...ksd,...kgtd->...ksgt", v, do)
-    dp = dp if kept is None else _drop(sight, dp, kept)
-    read = (p if kept is None else _drop(sight, p, kept)).astype(dtype)
+    dp = dp if drawn is None else _drop(sight, dp, drawn)
+    read = (p if drawn is None else _drop(sight, p, drawn)).astype(dtype)
     dv = _einsum("...ksgt,...kgtd->...ksd", read, do)
     # 3: p = softmax(s)
     d = jnp.sum(dp * p, axis=-3, keepdims=True) if d is None else jnp.expand_dims(d, -3)
@@ -263,23 +276,25 @@ def _errors(
 class _Look:
     """What a tile at `(i, j)` looks at: rows and columns of arrays, the mask and the drawn pattern."""
 
-    def __init__(self, sight: Sight, tiles: Tiles, mask: Any, key: Any, lead: tuple[int, ...]):
+    def __init__(
+        self, sight: Sight, tiles: Tiles, mask: Array | None, key: Array | None, lead: tuple[int, ...]
+    ):
         self.sight, self.tiles, self.key, self.lead = sight, tiles, key, lead
         if mask is not None and not tiles.one:
             mask = tiles.pad_keys(mask, -1)
             mask = tiles.pad_queries(mask) if mask.shape[-2] > 1 else mask
         self.mask = mask
 
-    def rows(self, a: Array, i: Any, axis: int = -2) -> Array:
+    def rows(self, a: Array, i: Array | int, axis: int = -2) -> Array:
         return jax.lax.dynamic_slice_in_dim(a, i, self.tiles.rows, a.ndim + axis)
 
-    def columns(self, a: Array, j: Any, axis: int = -2) -> Array:
+    def columns(self, a: Array, j: Array | int, axis: int = -2) -> Array:
         return jax.lax.dynamic_slice_in_dim(a, j, self.tiles.columns, a.ndim + axis)
 
-    def put(self, a: Array, part: Array, at: Any, axis: int = -2) -> Array:
+    def put(self, a: Array, part: Array, at: Array | int, axis: int = -2) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(a, part, at, a.ndim + axis)
 
-    def seen(self, i: Any, j: Any) -> Any:
+    def seen(self, i: Array | int, j: Array | int) -> Array | None:
         """`[..., 1, 1, 1 or t, s]` → broadcast to the scores' shape; `None` if all is seen."""
         tiles, mask = self.tiles, self.mask
         shape = (*self.lead, tiles.rows, tiles.columns)
@@ -297,7 +312,7 @@ class _Look:
         mask = jnp.broadcast_to(jnp.expand_dims(mask, (-3, -4)), shape)
         return mask if seen is None else mask & seen
 
-    def kept(self, i: Any, j: Any) -> Any:
+    def drawn(self, i: Array | int, j: Array | int) -> Array | None:
         """Which entries of the tile dropout keeps: a function of the key and of where the tile is."""
         if self.key is None:
             return None
@@ -305,7 +320,7 @@ class _Look:
         number = (i // tiles.rows) * -(-tiles.keys // tiles.columns) + j // tiles.columns
         shape = (*self.lead[-2:], tiles.rows, tiles.columns)
 
-        def draw(key: Any) -> Array:
+        def draw(key: Array) -> Array:
             return jax.random.bernoulli(jax.random.fold_in(key, number), 1 - self.sight.dropout, shape)
 
         for _ in self.lead[:-2]:
@@ -313,8 +328,8 @@ class _Look:
         return draw(self.key)
 
 
-def _drop(sight: Sight, p: Array, kept: Array) -> Array:
-    return jnp.where(kept, p / (1 - sight.dropout), 0)
+def _drop(sight: Sight, p: Array, drawn: Array) -> Array:
+    return jnp.where(drawn, p / (1 - sight.dropout), 0)
 
 
 def _keys_first(a: Array) -> Array:

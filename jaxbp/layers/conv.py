@@ -34,6 +34,7 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
     require_floating,
     require_params,
@@ -41,7 +42,7 @@ from jaxbp.layer import (
 )
 from jaxbp.layers.correlation import correlate, kernel_error, spread, swap_channels
 from jaxbp.layers.initializers import initializer
-from jaxbp.layers.windows import Window, explicit, per_axis, window
+from jaxbp.layers.windows import Padding, Window, explicit, per_axis, window
 from jaxbp.precision import PrecisionField, wide
 
 
@@ -52,11 +53,11 @@ class _Convolution(Layer):
     features: int
     kernel: int | tuple[int, ...]
     stride: int | tuple[int, ...] = 1
-    padding: Any = "SAME"
+    padding: Padding = "SAME"
     dilation: int | tuple[int, ...] = 1
     groups: int = 1
     bias: bool = True
-    initializer: str | Callable[..., Any] = "lecun"
+    initializer: str | Callable[..., Array] = "lecun"
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
@@ -94,10 +95,10 @@ class _Convolution(Layer):
         return per_axis(self.dilation, self._axes, f"{type(self).__name__}: dilation")
 
     @abstractmethod
-    def _window(self, x: Any) -> Window:
+    def _window(self, x: PyTree) -> Window:
         """The windows over the larger side: `Conv`'s input, `ConvTranspose`'s output."""
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         self._window(x)
         dtype = self.precision.params or x.dtype
@@ -105,14 +106,14 @@ class _Convolution(Layer):
         w = initializer(self.initializer)(key, shape, dtype)
         return {"w": w, "b": jnp.zeros(self.features, dtype)} if self.bias else {"w": w}
 
-    def _finish(self, y: Array, params: Any, x: Array) -> Array:
+    def _finish(self, y: Array, params: PyTree, x: Array) -> Array:
         """Add the bias, restore the batch axes of `x`, and cast to the output's dtype."""
         if self.bias:
             y = y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape)
         y = y.reshape(*x.shape[: x.ndim - self._axes - 1], *y.shape[1:])
         return y.astype(self.precision.output or x.dtype)
 
-    def _grads(self, params: Any, dw: Array, delta: Array) -> Any:
+    def _grads(self, params: PyTree, dw: Array, delta: Array) -> PyTree:
         grads = {"w": dw.astype(params["w"].dtype)}
         if self.bias:
             axes = tuple(range(delta.ndim - 1))
@@ -125,10 +126,10 @@ class _Convolution(Layer):
         inner = x.shape[x.ndim - self._axes - 1 :]
         return x.reshape(prod(x.shape[: x.ndim - self._axes - 1]), *inner)
 
-    def _size(self, x: Any) -> tuple[int, ...]:
+    def _size(self, x: PyTree) -> tuple[int, ...]:
         return tuple(x.shape[len(x.shape) - self._axes - 1 : -1])
 
-    def _check(self, x: Any, w: Any = None) -> None:
+    def _check(self, x: PyTree, w: Array | None = None) -> None:
         require_floating(x, f"{self}: x")
         if len(x.shape) < self._axes + 1 or x.shape[-1] == 0:
             raise InputError(
@@ -168,17 +169,17 @@ class Conv(_Convolution):
     """
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*odims features"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims features"], PyTree]:
         require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
-        kept = x.astype(self.precision.compute or x.dtype)
-        w = params["w"].astype(kept.dtype)
-        y = correlate(self._flat(kept), w, self._window(x), self.groups)
-        return self._finish(y, params, x), (kept, Static(x.dtype))
+        seen = x.astype(self.precision.compute or x.dtype)
+        w = params["w"].astype(seen.dtype)
+        y = correlate(self._flat(seen), w, self._window(x), self.groups)
+        return self._finish(y, params, x), (seen, Static(x.dtype))
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*odims features"]
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*odims features"]
     ) -> tuple[Float[Array, "*dims channels"], Float[Array, "*odims features"]]:
         x, dtype = saved
         delta = dy.astype(x.dtype)
@@ -186,12 +187,12 @@ class Conv(_Convolution):
         dx = spread(self._flat(delta), w, self._window(x), self.groups)
         return dx.reshape(x.shape).astype(dtype.value), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*odims features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*odims features"]) -> PyTree:
         x, _ = saved
         dw = kernel_error(self._flat(x), self._flat(delta), self._window(x), self.groups)
         return self._grads(params, dw, delta)
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         """`Dense` on patches, `[n, *o, (k c)]`. In groups, the kernel is more than one product."""
         x, _ = saved
         batch = x.shape[: x.ndim - self._axes - 1]
@@ -204,7 +205,7 @@ class Conv(_Convolution):
         patches = jnp.concatenate(list(win.looks(win.padded(self._flat(x)))), axis=-1)
         return {"w": (patches.reshape(*batch, *patches.shape[1:]), delta), **bias}
 
-    def _window(self, x: Any) -> Window:
+    def _window(self, x: PyTree) -> Window:
         return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
 
 
@@ -233,17 +234,17 @@ class ConvTranspose(_Convolution):
     """
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*odims features"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims features"], PyTree]:
         require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         self._check(x, params["w"])
-        kept = x.astype(self.precision.compute or x.dtype)
-        w = swap_channels(params["w"].astype(kept.dtype), self.groups)
-        y = spread(self._flat(kept), w, self._window(x), self.groups)
-        return self._finish(y, params, x), (kept, Static(x.dtype))
+        seen = x.astype(self.precision.compute or x.dtype)
+        w = swap_channels(params["w"].astype(seen.dtype), self.groups)
+        y = spread(self._flat(seen), w, self._window(x), self.groups)
+        return self._finish(y, params, x), (seen, Static(x.dtype))
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*odims features"]
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*odims features"]
     ) -> tuple[Float[Array, "*dims channels"], Float[Array, "*odims features"]]:
         x, dtype = saved
         delta = dy.astype(x.dtype)
@@ -251,12 +252,12 @@ class ConvTranspose(_Convolution):
         dx = correlate(self._flat(delta), w, self._window(x), self.groups)
         return dx.reshape(x.shape).astype(dtype.value), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*odims features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*odims features"]) -> PyTree:
         x, _ = saved
         dw = kernel_error(self._flat(delta), self._flat(x), self._window(x), self.groups)
         return self._grads(params, swap_channels(dw, self.groups), delta)
 
-    def _window(self, x: Any) -> Window:
+    def _window(self, x: PyTree) -> Window:
         """The windows of the convolution whose pull this is: over the *output*'s positions."""
         count, taps, strides, dilations = self._size(x), self._taps, self._strides, self._dilations
         reach = [d * (k - 1) + 1 for d, k in zip(dilations, taps, strict=True)]

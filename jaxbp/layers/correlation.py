@@ -37,13 +37,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from math import gcd, prod
-from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxbp.layers.windows import Window
+from jaxbp.layers.windows import Pair, Window
 from jaxbp.precision import wide
 
 BLOCK = 16  # channels; measured on AVX-512 with 64 channels in 2 to 32 groups
@@ -51,7 +50,12 @@ SHIFTED_TAPS = 64  # of more taps, the sum of shifted products would take long t
 
 
 def _correlate(
-    x: Array, w: Array, stride: Sequence[int], padding: Any, dilation: Sequence[int], groups: int
+    x: Array,
+    w: Array,
+    stride: Sequence[int],
+    padding: Sequence[Pair],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Array:
     """`[n, *in, c], [*taps, c/G, f] -> [n, *out, f]`, accumulated and returned wide."""
     if groups == 1:
@@ -77,7 +81,7 @@ def _convolve(
     x: Array,
     w: Array,
     stride: Sequence[int],
-    padding: Any,
+    padding: Sequence[Pair],
     dilation: Sequence[int],
     groups: int,
     stretch: Sequence[int] | None = None,
@@ -96,7 +100,9 @@ def _convolve(
     )
 
 
-def _shifted(x: Array, w: Array, stride: Sequence[int], padding: Any, dilation: Sequence[int]) -> Array:
+def _shifted(
+    x: Array, w: Array, stride: Sequence[int], padding: Sequence[Pair], dilation: Sequence[int]
+) -> Array:
     """Depthwise: `y[n,o,f] = Σ_k x[n, s o + d k - p, c(f)] w[k,f]`, with `f/C` features a channel."""
     *taps, _, features = w.shape
     repeats = features // x.shape[-1]

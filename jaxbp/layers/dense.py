@@ -14,6 +14,7 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
     require_floating,
     require_params,
@@ -44,41 +45,41 @@ class Dense(Layer):
 
     features: int
     bias: bool = True
-    initializer: str | Callable[..., Any] = "lecun"
+    initializer: str | Callable[..., Array] = "lecun"
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         require_whole("Dense", features=self.features)
         initializer(self.initializer)
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         dtype = self.precision.params or x.dtype
         w = initializer(self.initializer)(key, (x.shape[-1], self.features), dtype)
         return {"w": w, "b": jnp.zeros(self.features, dtype)} if self.bias else {"w": w}
 
     def forward(
-        self, params: Any, x: Float[Array, "*batch in"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*batch out"], Any]:
+        self, params: PyTree, x: Float[Array, "*batch in"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*batch out"], PyTree]:
         require_params(self, params, *(("w", "b") if self.bias else ("w",)))
         w = params["w"]
         self._check(x, w)
         compute = self.precision.compute or x.dtype
-        kept = x.astype(compute)
-        y = matmul(kept, w.astype(compute))
+        seen = x.astype(compute)
+        y = matmul(seen, w.astype(compute))
         if self.bias:
             y = y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape)
-        return y.astype(self.precision.output or x.dtype), (kept, Static(x.dtype))
+        return y.astype(self.precision.output or x.dtype), (seen, Static(x.dtype))
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*batch out"]
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*batch out"]
     ) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch out"]]:
         x, input_dtype = saved
         delta = dy.astype(x.dtype)
         dx = matmul(delta, params["w"].T.astype(x.dtype), input_dtype.value)
         return dx, delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*batch out"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*batch out"]) -> PyTree:
         (x, _), w = saved, params["w"]
         rows_x, rows_delta = x.reshape(-1, x.shape[-1]), delta.reshape(-1, delta.shape[-1])
         dw = matmul(rows_x.T, rows_delta).astype(w.dtype)
@@ -87,10 +88,10 @@ class Dense(Layer):
         db = jnp.sum(rows_delta, axis=0, dtype=wide(delta.dtype))
         return {"w": dw, "b": db.astype(params["b"].dtype)}
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         return {"w": (saved[0], delta), **({"b": (None, delta)} if self.bias else {})}
 
-    def _check(self, x: Any, w: Any = None) -> None:
+    def _check(self, x: PyTree, w: Array | None = None) -> None:
         require_floating(x, f"{self}: x")
         if not x.shape:
             raise InputError(f"{self}: x must have a feature axis, got a scalar")

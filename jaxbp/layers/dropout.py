@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Train,
     is_training,
     require_floating,
@@ -39,8 +39,8 @@ class Dropout(Layer):
         require_share(self.rate, "Dropout: rate")
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         require_floating(x, f"{self}: x")
         if not is_training(mode) or self.rate == 0:
             return x, ()
@@ -51,8 +51,8 @@ class Dropout(Layer):
         return self._masked(mask, x), mask
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         return (dy if isinstance(saved, tuple) else self._masked(saved, dy)), ()
 
     def _masked(self, mask: Array, x: Array) -> Array:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, Layer, Mode, require_floating, require_positive
+from jaxbp.layer import Eval, Layer, Mode, PyTree, require_floating, require_positive
 from jaxbp.precision import wide
 
 SQRT_2_OVER_PI = 0.7978845608028654
@@ -93,16 +93,16 @@ class Elementwise(Layer):
     rule: ClassVar[Rule]
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         require_floating(x, "x")
         rule, a = self.rule, x
         h = rule.value(a.astype(wide(a.dtype)), **asdict(self)).astype(a.dtype)  # pyright: ignore[reportArgumentType]
         return h, {"h": h, "a": a, "": ()}[rule.saves]
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         widened = jax.tree.map(lambda s: s.astype(wide(s.dtype)), saved)
         da = self.rule.pull(widened, dy.astype(wide(dy.dtype)), **asdict(self))  # pyright: ignore[reportArgumentType]
         return da.astype(dy.dtype), ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from jaxbp.integers import between, require_all
@@ -15,6 +16,7 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
     require_floating,
     require_params,
@@ -47,21 +49,21 @@ class Embedding(Layer):
 
     size: int
     features: int
-    initializer: str | Callable[..., Any] = "normal"
+    initializer: str | Callable[..., Array] = "normal"
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         require_whole("Embedding", size=self.size, features=self.features)
         initializer(self.initializer)
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         dtype = jnp.dtype(self.precision.params or jnp.float32)
         return {"w": initializer(self.initializer)(key, (self.size, self.features), dtype)}
 
     def forward(
-        self, params: Any, x: Num[Array, "*batch"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*batch features"], Any]:
+        self, params: PyTree, x: Num[Array, "*batch"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*batch features"], PyTree]:
         self._check(x)
         require_params(self, params, "w")
         w = params["w"]
@@ -71,18 +73,18 @@ class Embedding(Layer):
         return y.astype(self.precision.output or self.precision.compute or w.dtype), x
 
     def pull(
-        self, params: Any, saved: Num[Array, "*batch"], dy: Float[Array, "*batch features"]
+        self, params: PyTree, saved: Num[Array, "*batch"], dy: Float[Array, "*batch features"]
     ) -> tuple[None, Float[Array, "*batch features"]]:
         return None, dy
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*batch features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*batch features"]) -> PyTree:
         w = params["w"]
         errors = delta.reshape(-1, self.features).astype(wide(w.dtype))
         rows = self._rows(saved).reshape(-1)
         dw = jnp.zeros(w.shape, wide(w.dtype)).at[rows].add(errors, mode="drop")
         return {"w": dw.astype(w.dtype)}
 
-    def rows(self, params: Any, saved: Any, delta: Any) -> Any:
+    def rows(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         return {"w": (self._rows(saved), delta)}
 
     def _valid(self, ids: Array) -> Array:
@@ -92,7 +94,7 @@ class Embedding(Layer):
         """The ids as row numbers, `size` (a row that is not there) for those out of range."""
         return jnp.where(self._valid(ids), ids.astype(jnp.int32), self.size)
 
-    def _check(self, x: Any, w: Any = None) -> None:
+    def _check(self, x: PyTree, w: Array | None = None) -> None:
         if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
             got = shape_text(x) if hasattr(x, "dtype") else type(x).__name__
             raise InputError(f"{self}: x: expected an array of ids of an integer dtype, got {got}")
@@ -120,21 +122,21 @@ class Head(Layer):
 
     size: int
     deferred: bool = False
-    initializer: str | Callable[..., Any] = "normal"
+    initializer: str | Callable[..., Array] = "normal"
     precision: Any = PrecisionField()
 
     def __post_init__(self) -> None:
         require_whole("Head", size=self.size)
         initializer(self.initializer)
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         dtype = jnp.dtype(self.precision.params or x.dtype)
         return {"w": initializer(self.initializer)(key, (self.size, x.shape[-1]), dtype)}
 
     def forward(
-        self, params: Any, x: Float[Array, "*batch features"], mode: Mode = Eval()
-    ) -> tuple[Any, Any]:
+        self, params: PyTree, x: Float[Array, "*batch features"], mode: Mode = Eval()
+    ) -> tuple[PyTree, PyTree]:
         require_params(self, params, "w")
         self._check(x, params["w"])
         compute = self.precision.compute or x.dtype
@@ -143,7 +145,9 @@ class Head(Layer):
             return (h, w), Static(x.dtype)
         return matmul(h, w, self.precision.output or x.dtype), (h, Static(x.dtype))
 
-    def pull(self, params: Any, saved: Any, dy: Any) -> tuple[Float[Array, "*batch features"], Any]:
+    def pull(
+        self, params: PyTree, saved: PyTree, dy: PyTree
+    ) -> tuple[Float[Array, "*batch features"], PyTree]:
         if self.deferred:
             dh, dw = dy
             return dh.astype(saved.value), dw
@@ -151,22 +155,22 @@ class Head(Layer):
         delta = dy.astype(h.dtype)
         return matmul(delta, params["w"].astype(h.dtype), input_dtype.value), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         w = params["w"]
         if self.deferred:
             return {"w": delta.T.astype(w.dtype)}
         h = saved[0].reshape(-1, w.shape[1])
         return {"w": matmul(delta.reshape(-1, self.size).T, h).astype(w.dtype)}
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         return {} if self.deferred else {"w": (delta, saved[0])}
 
-    def gradient_of_each(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient_of_each(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         if self.deferred:
             raise InputError(f"{self}: its loss has summed over the examples already; use deferred=False")
         return super().gradient_of_each(params, saved, delta)
 
-    def _check(self, x: Any, w: Any = None) -> None:
+    def _check(self, x: PyTree, w: Array | None = None) -> None:
         require_floating(x, f"{self}: x")
         if not x.shape:
             raise InputError(f"{self}: x must have a feature axis, got a scalar")
@@ -211,7 +215,7 @@ class PositionEmbedding(Layer):
         if self.kind == "learned":
             require_whole("PositionEmbedding", length=self.length)
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         if self.kind != "learned":
             return ()
@@ -219,21 +223,21 @@ class PositionEmbedding(Layer):
         return {"p": initializer("normal")(key, (self.length, x.shape[-1]), dtype)}
 
     def forward(
-        self, params: Any, x: Float[Array, "*batch time features"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*batch time features"], Any]:
+        self, params: PyTree, x: Float[Array, "*batch time features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*batch time features"], PyTree]:
         self._check(x)
         if self.kind == "learned":
             require_params(self, params, "p")
         return self._at(params, x, jnp.arange(x.shape[-2])), Static(x.shape[-2])
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*batch time features"]
-    ) -> tuple[Float[Array, "*batch time features"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*batch time features"]
+    ) -> tuple[Float[Array, "*batch time features"], PyTree]:
         if self.kind == "rotary":
             return rotate(dy, -jnp.arange(saved.value), self.base), ()
         return dy, dy
 
-    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         if self.kind != "learned":
             return ()
         p = params["p"]
@@ -241,21 +245,21 @@ class PositionEmbedding(Layer):
         dp = jnp.sum(sequences, axis=0, dtype=wide(delta.dtype)).astype(p.dtype)
         return {"p": jnp.zeros_like(p).at[: saved.value].set(dp)}
 
-    def start(self, params: Any, batch: int, length: int, dtype: Any) -> Any:
+    def start(self, params: PyTree, batch: int, length: int, dtype: DTypeLike) -> PyTree:
         """Decoding: the number of positions that went by."""
         if self.kind == "learned" and length > (self.length or 0):
             raise InputError(f"{self}: the table is shorter than the text: {self.length} < {length}")
         return jnp.zeros((), jnp.int32)
 
     def advance(
-        self, params: Any, cache: Any, x: Float[Array, "*batch time features"]
-    ) -> tuple[Float[Array, "*batch time features"], Any]:
+        self, params: PyTree, cache: PyTree, x: Float[Array, "*batch time features"]
+    ) -> tuple[Float[Array, "*batch time features"], PyTree]:
         """Decoding: the next positions of sequences whose first `cache` positions went by before."""
         self._check(x)
         positions = cache + jnp.arange(x.shape[-2], dtype=cache.dtype)
         return self._at(params, x, positions), cache + x.shape[-2]
 
-    def _at(self, params: Any, x: Array, positions: Array) -> Array:
+    def _at(self, params: PyTree, x: Array, positions: Array) -> Array:
         if self.kind == "rotary":
             return rotate(x, positions, self.base)
         if self.kind == "learned":
@@ -265,7 +269,7 @@ class PositionEmbedding(Layer):
             p = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(x.shape[-2:])
         return x + jnp.broadcast_to(p.astype(x.dtype), x.shape)
 
-    def _check(self, x: Any) -> None:
+    def _check(self, x: PyTree) -> None:
         require_floating(x, f"{self}: x")
         if len(x.shape) < 2:
             raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(x)}")
@@ -275,6 +279,6 @@ class PositionEmbedding(Layer):
             raise InputError(f"{self}: expected an even number of features, got {x.shape[-1]}")
 
 
-def _check_table(layer: Layer, w: Any, shape: tuple[int, ...]) -> None:
+def _check_table(layer: Layer, w: Array | None, shape: tuple[int, ...]) -> None:
     if w is not None and w.shape != shape:
         raise InputError(f"{layer}: expected w of shape {list(shape)}, got {list(w.shape)}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxbp.layer import InputError
+from jaxbp.layer import InputError, PyTree
 
 INITIALIZERS: dict[str, Callable[..., Array]] = {
     "he": jax.nn.initializers.he_normal(),
@@ -33,5 +34,5 @@ class Scaled(NamedTuple):
 
     scale: float
 
-    def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> PyTree:
         return initializer("normal")(key, shape, dtype) * (self.scale / 0.01)

@@ -47,6 +47,7 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
     is_training,
     require_floating,
@@ -90,22 +91,22 @@ class _Norm(Layer):
     def first(self, z: Array) -> Array:
         """One entry of every group, in the shape of `mean(z)`."""
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._check(x)
         dtype = self.precision.params or x.dtype
         return {"scale": jnp.ones(x.shape[-1], dtype), "offset": jnp.zeros(x.shape[-1], dtype)}
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         self._check(x, params)
         mu, var = self._statistics(x)
         saved = (x, mu, lax.rsqrt(var + self.epsilon))
         return self._affine(params, *saved), saved
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         x, mu, r = saved
         x_hat = self._standard(x, mu, r)
         delta = dy.astype(x_hat.dtype)
@@ -113,7 +114,7 @@ class _Norm(Layer):
         dx = r * (g - self.mean(g) - x_hat * self.mean(g * x_hat))
         return dx.astype(x.dtype), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*dims features"]) -> PyTree:
         x_hat = self._standard(*saved)
         return {
             "scale": _sum_to_features(delta * x_hat, params["scale"]),
@@ -127,7 +128,7 @@ class _Norm(Layer):
         mu = (a, self.mean(x - a))
         return mu, self.mean(jnp.square(_centred(x, mu)))
 
-    def _affine(self, params: Any, x: Array, mu: Parts, r: Array) -> Array:
+    def _affine(self, params: PyTree, x: Array, mu: Parts, r: Array) -> Array:
         x_hat = self._standard(x, mu, r)
         y = x_hat * self._spread(params["scale"], x_hat) + self._spread(params["offset"], x_hat)
         return y.astype(self.precision.output or x.dtype)
@@ -138,10 +139,10 @@ class _Norm(Layer):
     def _spread(self, feature: Array, like: Array) -> Array:
         return jnp.broadcast_to(feature.astype(like.dtype), like.shape)
 
-    def _compute(self, x: Array) -> Any:
+    def _compute(self, x: Array) -> PyTree:
         return wide(self.precision.compute or x.dtype)
 
-    def _check(self, x: Any, params: Any = None) -> None:
+    def _check(self, x: PyTree, params: PyTree = None) -> None:
         require_floating(x, f"{self}: x")
         self._check_rank(x)
         if params is not None:
@@ -152,7 +153,7 @@ class _Norm(Layer):
                 f"got {x.shape[-1]} (x has shape {list(x.shape)})"
             )
 
-    def _check_rank(self, x: Any, least: int = 1) -> None:
+    def _check_rank(self, x: PyTree, least: int = 1) -> None:
         if len(x.shape) < least or 0 in x.shape:
             raise InputError(
                 f"{self}: expected x with at least {least} axes, none of them empty, "
@@ -222,7 +223,7 @@ class GroupNorm(_Norm):
         entries = lax.slice(z, (0,) * z.ndim, ends, (*(1 for _ in z.shape[:-1]), size))
         return jnp.repeat(entries, size, axis=-1)
 
-    def _check_rank(self, x: Any, least: int = 2) -> None:
+    def _check_rank(self, x: PyTree, least: int = 2) -> None:
         super()._check_rank(x, least)
         if x.shape[-1] % self.groups:
             raise InputError(
@@ -290,14 +291,14 @@ class BatchNorm(_Norm):
     def _shared(self, own: Array) -> Array:
         return own if self.axis_name is None else lax.pmean(own, self.axis_name)
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         params = super().init(key, x)
         shape, dtype = params["scale"].shape, wide(params["scale"].dtype)
         return {**params, "mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         self._check(x, params)
         train = is_training(mode)
         if train:
@@ -307,19 +308,19 @@ class BatchNorm(_Norm):
             mean, var = (params[name].astype(dtype).reshape(shape) for name in ("mean", "var"))
             mu = (mean,)
         r = lax.rsqrt(var + self.epsilon)
-        kept = (var if self._entries(x) > 1 else None) if train else Static("running")
-        return self._affine(params, x, mu, r), (x, mu, r, kept)
+        batch = (var if self._entries(x) > 1 else None) if train else Static("running")
+        return self._affine(params, x, mu, r), (x, mu, r, batch)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         x, mu, r, var = saved
         if not isinstance(var, Static):
             return super().pull(params, (x, mu, r), dy)
         delta = dy.astype(r.dtype)
         return (r * delta * self._spread(params["scale"], delta)).astype(x.dtype), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*dims features"]) -> PyTree:
         x, mu, r, var = saved
         grads = super().gradient(params, (x, mu, r), delta)
         if not isinstance(var, Static):
@@ -331,17 +332,17 @@ class BatchNorm(_Norm):
             "var": _sum_to_features(-0.5 * r * r * g * self._standard(x, mu, r), params["var"]),
         }
 
-    def gradient_of_each(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient_of_each(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         if not isinstance(saved[3], Static):
             raise InputError(f"{self}: in training every example's gradient depends on all the others")
         x, *running = saved  # of which there is one for all examples
         each = jax.vmap(self.gradient, (None, (0, None, None, None), 0))
         return each(params, (x[:, None], *running), delta[:, None])
 
-    def trainable(self, params: Any) -> Any:
+    def trainable(self, params: PyTree) -> PyTree:
         return {name: name in ("scale", "offset") for name in params}
 
-    def update_statistics(self, params: Any, saved: Any) -> Any:
+    def update_statistics(self, params: PyTree, saved: PyTree) -> PyTree:
         _, mu, _, var = saved
         if isinstance(var, Static):
             return params
@@ -354,7 +355,7 @@ class BatchNorm(_Norm):
         moved = {**params, "mean": move(params["mean"], near + rest)}
         return moved if var is None else {**moved, "var": move(params["var"], var)}
 
-    def _entries(self, x: Any) -> int:
+    def _entries(self, x: PyTree) -> int:
         """`N`: over how many entries each mean goes."""
         devices = 1 if self.axis_name is None else lax.psum(1, self.axis_name)
         return devices * prod(x.shape[:-1])
@@ -391,12 +392,12 @@ class RMSNorm(_Norm):
     def first(self, z: Array) -> Array:
         return z[..., :1]
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         return {"scale": super().init(key, x)["scale"]}
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims features"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims features"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         self._check(x, params)
         wide_x = x.astype(self._compute(x))
         r = lax.rsqrt(self.mean(jnp.square(wide_x)) + self.epsilon)
@@ -404,13 +405,13 @@ class RMSNorm(_Norm):
         return y.astype(self.precision.output or x.dtype), (x, r)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims features"]
-    ) -> tuple[Float[Array, "*dims features"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims features"]
+    ) -> tuple[Float[Array, "*dims features"], PyTree]:
         x, r = saved
         x_hat, delta = x.astype(r.dtype) * r, dy.astype(r.dtype)
         g = delta * self._spread(params["scale"], delta)
         return (r * (g - x_hat * self.mean(g * x_hat))).astype(x.dtype), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Float[Array, "*dims features"]) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*dims features"]) -> PyTree:
         x, r = saved
         return {"scale": _sum_to_features(delta * (x.astype(r.dtype) * r), params["scale"])}

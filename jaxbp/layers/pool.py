@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static, require_floating
-from jaxbp.layers.windows import Window, explicit, per_axis, window
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree, Static, require_floating
+from jaxbp.layers.windows import Padding, Window, explicit, per_axis, window
 from jaxbp.precision import wide
 
 
@@ -23,7 +22,7 @@ class _Pool(Layer):
 
     window: int | tuple[int, ...]
     stride: int | tuple[int, ...] | None
-    padding: Any
+    padding: Padding
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -54,11 +53,11 @@ class _Pool(Layer):
         stride = self.window if self.stride is None else self.stride
         return per_axis(stride, self._axes, f"{type(self).__name__}: stride")
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         self._windows(x)
         return ()
 
-    def _windows(self, x: Any) -> Window:
+    def _windows(self, x: PyTree) -> Window:
         require_floating(x, f"{self}: x")
         if len(x.shape) < self._axes + 1 or x.shape[-1] == 0:
             raise InputError(
@@ -103,11 +102,11 @@ class MaxPool(_Pool):
 
     window: int | tuple[int, ...]
     stride: int | tuple[int, ...] | None = None
-    padding: Any = "VALID"
+    padding: Padding = "VALID"
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*odims channels"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims channels"], PyTree]:
         windows = self._windows(x)
         looks = windows.looks(windows.padded(self._flat(x), -jnp.inf))
         best = next(looks)
@@ -119,8 +118,8 @@ class MaxPool(_Pool):
         return self._shaped(best, x), (self._shaped(won, x), Static(windows.size))
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*odims channels"]
-    ) -> tuple[Float[Array, "*dims channels"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*odims channels"]
+    ) -> tuple[Float[Array, "*dims channels"], PyTree]:
         won, size = saved
         windows = self._at(size.value)
         won, d = self._flat(won), self._flat(dy.astype(wide(dy.dtype)))
@@ -146,12 +145,12 @@ class AvgPool(_Pool):
 
     window: int | tuple[int, ...]
     stride: int | tuple[int, ...] | None = None
-    padding: Any = "VALID"
+    padding: Padding = "VALID"
     count_include_pad: bool = False
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims channels"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*odims channels"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*odims channels"], PyTree]:
         windows = self._windows(x)
         flat = self._flat(x.astype(wide(x.dtype)))
         looks = windows.looks(windows.padded(flat))
@@ -162,8 +161,8 @@ class AvgPool(_Pool):
         return self._shaped(y, x).astype(x.dtype), Static(windows.size)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*odims channels"]
-    ) -> tuple[Float[Array, "*dims channels"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*odims channels"]
+    ) -> tuple[Float[Array, "*dims channels"], PyTree]:
         windows = self._at(saved.value)
         d = self._flat(dy.astype(wide(dy.dtype)))
         d = d * self._shares(windows, d)
@@ -194,8 +193,8 @@ class GlobalAvgPool(Layer):
     """
 
     def forward(
-        self, params: Any, x: Float[Array, "batch *positions channels"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "batch channels"], Any]:
+        self, params: PyTree, x: Float[Array, "batch *positions channels"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "batch channels"], PyTree]:
         require_floating(x, f"{self}: x")
         positions = x.shape[1:-1]
         if x.ndim < 3 or prod(positions) == 0:
@@ -206,8 +205,8 @@ class GlobalAvgPool(Layer):
         return y.astype(x.dtype), Static(positions)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "batch channels"]
-    ) -> tuple[Float[Array, "batch *positions channels"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "batch channels"]
+    ) -> tuple[Float[Array, "batch *positions channels"], PyTree]:
         positions = saved.value
         batch, channels = dy.shape
         share = (dy / prod(positions)).reshape(batch, *(1 for _ in positions), channels)

@@ -36,6 +36,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxbp.layer import (
@@ -43,17 +44,16 @@ from jaxbp.layer import (
     InputError,
     Layer,
     Mode,
+    PyTree,
     Static,
-    is_boolean,
-    require_floating,
-    require_params,
     require_whole,
-    shape_text,
 )
 from jaxbp.layers.initializers import initializer
+from jaxbp.layers.sequence_input import read_recurrent
 from jaxbp.precision import PrecisionField, matmul, wide
 
 State = tuple[Array, ...]
+Product = Callable[[Array], Array]  # with w_h, or back through it
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +77,7 @@ class Recurrent(Layer):
     features: int
     reverse: bool = False
     return_state: bool = False
-    initializer: str | Callable[..., Any] = "glorot"
+    initializer: str | Callable[..., Array] = "glorot"
     unroll: int = 1
     precision: Any = PrecisionField()
 
@@ -91,19 +91,19 @@ class Recurrent(Layer):
     # --- what a cell writes ---------------------------------------------------------------------
 
     @abstractmethod
-    def _cell(self, params: Any, a_x: Array, state: State, product: Any) -> tuple[State, Any]:
+    def _cell(self, params: PyTree, a_x: Array, state: State, product: Product) -> tuple[State, PyTree]:
         """`(state, kept)` of one step from `a_x = x_t w_x + b` and the state before."""
 
     @abstractmethod
     def _cell_pull(
-        self, params: Any, kept: Any, before: State, errors: State, product: Any
-    ) -> tuple[State, Any]:
+        self, params: PyTree, kept: PyTree, before: State, errors: State, product: Product
+    ) -> tuple[State, PyTree]:
         """`(errors of the state before, δ)` from the errors of the state after the step."""
 
     # --- the contract ---------------------------------------------------------------------------
 
-    def init(self, key: Any, x: Any) -> Any:
-        inputs, _, _ = self._parts(x)
+    def init(self, key: Array, x: PyTree) -> PyTree:
+        _, inputs, _, _ = read_recurrent(self, x, self.states, self.features)
         dtype = jnp.dtype(self.precision.params or inputs.dtype)
         k_x, k_h = jax.random.split(key)
         wide_dtype, H, GH = wide(dtype), self.features, self.gates * self.features
@@ -111,11 +111,11 @@ class Recurrent(Layer):
         w_x = initializer(self.initializer)(k_x, (inputs.shape[-1], GH), dtype)
         return {"w_x": w_x, "w_h": w_h, "b": jnp.zeros(GH, dtype)}
 
-    def forward(self, params: Any, x: Any, mode: Mode = Eval()) -> tuple[Any, Any]:
-        inputs, mask, state = self._parts(x, params)
+    def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
+        form, inputs, mask, state = read_recurrent(self, x, self.states, self.features, params)
         dtype = jnp.dtype(self.precision.compute or inputs.dtype)
         # what is hidden may hold anything, NaN too, and ∂L/∂w_x would meet it: 0 · NaN is NaN
-        (kept_x,) = _where(mask, (inputs.astype(dtype),), None)
+        (seen_x,) = _where(mask, (inputs.astype(dtype),), None)
         w_x, b = params["w_x"].astype(dtype), params["b"]
 
         def arrive(x: Array) -> Array:
@@ -123,11 +123,11 @@ class Recurrent(Layer):
             return a + jnp.broadcast_to(b.astype(a.dtype), a.shape)
 
         # 1. the input's part of every step, one product: before the loop, or step by step inside
-        steps, inside = _time_first(kept_x), _product_inside(kept_x)
+        steps, inside = _time_first(seen_x), _product_inside(seen_x)
         # 2. the loop: one product a step
         if state is None:
             batch = (*inputs.shape[:-2], self.features)
-            state = (jnp.zeros_like(kept_x, wide(dtype), shape=batch),) * self.states
+            state = (jnp.zeros_like(seen_x, wide(dtype), shape=batch),) * self.states
         first = tuple(s.astype(wide(dtype)) for s in state)
         given = (steps, arrive) if inside else (arrive(steps), lambda a: a)
         last, (h, before, kept) = self._loop(params, first, *given, mask, dtype)
@@ -135,18 +135,18 @@ class Recurrent(Layer):
         out = jnp.dtype(self.precision.output or inputs.dtype)
         y = jnp.moveaxis(h, 0, -2).astype(out)
         saved = {
-            "x": kept_x,
+            "x": seen_x,
             "before": tuple(jnp.moveaxis(s, 0, -2).astype(dtype) for s in before),
             "kept": jax.tree.map(lambda k: jnp.moveaxis(k, 0, -2).astype(dtype), kept),
             "mask": mask,
-            "input": Static((inputs.dtype, isinstance(x, dict), isinstance(x, dict) and "state" in x)),
+            "input": Static((inputs.dtype, form)),
         }
         if not self.return_state:
             return y, saved
         final = tuple(s.astype(out) for s in last)
         return (y, final if self.states > 1 else final[0]), saved
 
-    def pull(self, params: Any, saved: Any, dy: Any) -> tuple[Any, Any]:
+    def pull(self, params: PyTree, saved: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         dtype = saved["x"].dtype
         dy, dlast = dy if self.return_state else (dy, None)
         d = _time_first(dy).astype(wide(dtype))
@@ -157,20 +157,13 @@ class Recurrent(Layer):
         # 2. the loop, backwards: one product a step
         dfirst, delta = self._loop_back(params, saved, d, errors, dtype)
         # 1. the input's part of every step, one product
-        input_dtype, is_dict, has_state = saved["input"].value
+        input_dtype, form = saved["input"].value
         dx = jnp.moveaxis(matmul(delta["a"], params["w_x"].T.astype(dtype), input_dtype), 0, -2)
         delta = {name: jnp.moveaxis(part, 0, -2) for name, part in delta.items()}
-        if not is_dict:
-            return dx, delta
-        parts: dict[str, Any] = {"x": dx}
-        if saved["mask"] is not None:
-            parts["mask"] = None
-        if has_state:
-            dstate = tuple(e.astype(input_dtype) for e in dfirst)
-            parts["state"] = dstate if self.states > 1 else dstate[0]
-        return parts, delta
+        dstate = tuple(e.astype(input_dtype) for e in dfirst)
+        return form.errors(x=dx, state=dstate if self.states > 1 else dstate[0]), delta
 
-    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         a = delta["a"]
         dw_x = _meet(saved["x"], a)
         dw_h = _meet(saved["before"][0], delta.get("a_h", a))
@@ -178,7 +171,7 @@ class Recurrent(Layer):
         grads = {"w_x": dw_x, "w_h": dw_h, "b": db}
         return {name: g.astype(params[name].dtype) for name, g in grads.items()}
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         a = delta["a"]
         return {"w_x": (saved["x"], a), "w_h": (saved["before"][0], delta.get("a_h", a)), "b": (None, a)}
 
@@ -186,20 +179,20 @@ class Recurrent(Layer):
 
     def _loop(
         self,
-        params: Any,
+        params: PyTree,
         first: State,
         steps: Array,
         arrive: Callable[[Array], Array],
-        mask: Any,
-        dtype: Any,
-    ) -> Any:
+        mask: Array | None,
+        dtype: DTypeLike,
+    ) -> PyTree:
         """`(last state, (every output, every state before its step, every step's kept))`, time first."""
         w_h = params["w_h"].astype(dtype)
 
         def product(h: Array) -> Array:
             return matmul(h.astype(dtype), w_h)
 
-        def step(state: State, part: Any) -> Any:
+        def step(state: State, part: PyTree) -> PyTree:
             x, m = part
             new, kept = self._cell(params, arrive(x), state, product)
             (h,) = _where(m, new[:1], None)
@@ -208,14 +201,16 @@ class Recurrent(Layer):
         xs = (steps, None if mask is None else _time_first(mask, 1))
         return jax.lax.scan(step, first, xs, reverse=self.reverse, unroll=self.unroll)
 
-    def _loop_back(self, params: Any, saved: Any, d: Array, errors: State, dtype: Any) -> Any:
+    def _loop_back(
+        self, params: PyTree, saved: PyTree, d: Array, errors: State, dtype: DTypeLike
+    ) -> PyTree:
         """`(errors of the first state, δ of every step)`, time first. Carries errors only."""
         w_h, mask = params["w_h"].T.astype(dtype), saved["mask"]
 
         def product(delta: Array) -> Array:
             return matmul(delta.astype(dtype), w_h)
 
-        def step(errors: State, part: Any) -> Any:
+        def step(errors: State, part: PyTree) -> PyTree:
             dy, kept, before, m = part
             kept, before = jax.tree.map(lambda k: k.astype(d.dtype), (kept, before))
             arrived = (errors[0] + dy, *errors[1:])
@@ -229,12 +224,12 @@ class Recurrent(Layer):
 
     # --- decoding -------------------------------------------------------------------------------
 
-    def start(self, params: Any, batch: int, length: int, dtype: Any) -> State:
+    def start(self, params: PyTree, batch: int, length: int, dtype: DTypeLike) -> State:
         """Decoding: the state before the first step."""
         dtype = self.precision.output or dtype  # that of the states that a step hands on
         return (jnp.zeros((batch, self.features), dtype),) * self.states
 
-    def advance(self, params: Any, cache: State, x: Array) -> tuple[Array, State]:
+    def advance(self, params: PyTree, cache: State, x: Array) -> tuple[Array, State]:
         """Decoding: the outputs of further steps and the state after them."""
         if self.reverse:
             raise InputError(f"{self}: a reverse layer needs the whole sequence and cannot decode")
@@ -242,41 +237,6 @@ class Recurrent(Layer):
         layer = dataclasses.replace(self, return_state=True)
         y, state = layer(params, {"x": x, "state": state})
         return y, state if self.states > 1 else (state,)
-
-    # --- input ----------------------------------------------------------------------------------
-
-    def _parts(self, x: Any, params: Any = None) -> tuple[Any, Any, State | None]:
-        """`(inputs, mask, state)`, with their shapes checked."""
-        parts = x if isinstance(x, dict) else {"x": x}
-        unknown = set(parts) - {"x", "mask", "state"}
-        if unknown or "x" not in parts:
-            raise InputError(f"{self}: expected x, mask and state, got {', '.join(sorted(parts))}")
-        inputs, mask, state = parts["x"], parts.get("mask"), parts.get("state")
-        require_floating(inputs, f"{self}: x")
-        if len(inputs.shape) < 2:
-            raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(inputs)}")
-        if params is not None:
-            require_params(self, params, "w_x", "w_h", "b")
-        if params is not None and params["w_x"].shape[0] != inputs.shape[-1]:
-            raise InputError(
-                f"{self}: expected {params['w_x'].shape[0]} features in the last axis of x, "
-                f"got {inputs.shape[-1]}"
-            )
-        if mask is not None and (not is_boolean(mask) or mask.shape != inputs.shape[:-1]):
-            raise InputError(
-                f"{self}: expected a boolean mask of shape {list(inputs.shape[:-1])}, "
-                f"got {shape_text(mask)}"
-            )
-        if state is None:
-            return inputs, mask, None
-        state = tuple(state) if isinstance(state, tuple | list) else (state,)
-        wanted = (*inputs.shape[:-2], self.features)
-        if len(state) != self.states or any(s.shape != wanted for s in state):
-            raise InputError(
-                f"{self}: expected a state of {self.states} × {list(wanted)}, "
-                f"got {', '.join(map(shape_text, state))}"
-            )
-        return inputs, mask, state
 
 
 @dataclass(frozen=True, repr=False)
@@ -293,13 +253,13 @@ class RNN(Recurrent):
 
     gates: ClassVar[int] = 1
 
-    def _cell(self, params: Any, a_x: Array, state: State, product: Any) -> tuple[State, Any]:
+    def _cell(self, params: PyTree, a_x: Array, state: State, product: Product) -> tuple[State, PyTree]:
         h = jnp.tanh(a_x + product(state[0]))
         return (h,), h
 
     def _cell_pull(
-        self, params: Any, kept: Any, before: State, errors: State, product: Any
-    ) -> tuple[State, Any]:
+        self, params: PyTree, kept: PyTree, before: State, errors: State, product: Product
+    ) -> tuple[State, PyTree]:
         (dh,) = errors
         delta = dh * (1 - kept) * (1 + kept)
         return (product(delta),), {"a": delta}
@@ -333,11 +293,11 @@ class LSTM(Recurrent):
     gates: ClassVar[int] = 4
     states: ClassVar[int] = 2
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         params, H = super().init(key, x), self.features
         return {**params, "b": params["b"].at[H : 2 * H].set(1)}
 
-    def _cell(self, params: Any, a_x: Array, state: State, product: Any) -> tuple[State, Any]:
+    def _cell(self, params: PyTree, a_x: Array, state: State, product: Product) -> tuple[State, PyTree]:
         h, c = state
         i, f, g, o = jnp.split(a_x + product(h), 4, axis=-1)
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
@@ -345,8 +305,8 @@ class LSTM(Recurrent):
         return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], axis=-1)
 
     def _cell_pull(
-        self, params: Any, kept: Any, before: State, errors: State, product: Any
-    ) -> tuple[State, Any]:
+        self, params: PyTree, kept: PyTree, before: State, errors: State, product: Product
+    ) -> tuple[State, PyTree]:
         i, f, g, o = jnp.split(kept, 4, axis=-1)
         dh, dc = errors
         t = jnp.tanh(f * before[1] + i * g)
@@ -388,11 +348,11 @@ class GRU(Recurrent):
 
     gates: ClassVar[int] = 3
 
-    def init(self, key: Any, x: Any) -> Any:
+    def init(self, key: Array, x: PyTree) -> PyTree:
         params = super().init(key, x)
         return {**params, "b_n": jnp.zeros(self.features, params["b"].dtype)}
 
-    def _cell(self, params: Any, a_x: Array, state: State, product: Any) -> tuple[State, Any]:
+    def _cell(self, params: PyTree, a_x: Array, state: State, product: Product) -> tuple[State, PyTree]:
         (h,) = state
         a_r, a_z, a_n = jnp.split(a_x, 3, axis=-1)
         h_r, h_z, h_n = jnp.split(product(h), 3, axis=-1)
@@ -402,8 +362,8 @@ class GRU(Recurrent):
         return ((1 - z) * n + z * h,), jnp.concatenate([r, z, n, u], axis=-1)
 
     def _cell_pull(
-        self, params: Any, kept: Any, before: State, errors: State, product: Any
-    ) -> tuple[State, Any]:
+        self, params: PyTree, kept: PyTree, before: State, errors: State, product: Product
+    ) -> tuple[State, PyTree]:
         r, z, n, u = jnp.split(kept, 4, axis=-1)
         (h,), (dh,) = before, errors
         delta_n = dh * (1 - z) * (1 - n) * (1 + n)
@@ -413,12 +373,12 @@ class GRU(Recurrent):
         a = jnp.concatenate([delta_r, delta_z, delta_n], axis=-1)
         return (dh * z + product(a_h),), {"a": a, "a_h": a_h}
 
-    def gradient(self, params: Any, saved: Any, delta: Any) -> Any:
+    def gradient(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         rows = delta["a_h"][..., 2 * self.features :].reshape(-1, self.features)
         db_n = jnp.sum(rows, axis=0, dtype=wide(rows.dtype)).astype(params["b_n"].dtype)
         return {**super().gradient(params, saved, delta), "b_n": db_n}
 
-    def products(self, params: Any, saved: Any, delta: Any) -> Any:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
         inside = delta["a_h"][..., 2 * self.features :]
         return {**super().products(params, saved, delta), "b_n": (None, inside)}
 
@@ -445,7 +405,7 @@ def _product_inside(x: Array) -> bool:
     return jax.default_backend() == "cpu" and prod(x.shape[:-2]) >= 8
 
 
-def _where(mask: Any, yes: State, no: State | None) -> State:
+def _where(mask: Array | None, yes: State, no: State | None) -> State:
     """Entry by entry `yes` where the step counts, else `no` (0 if `None`); all `yes` without a mask."""
     if mask is None:
         return yes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from jaxbp.precision import wide
@@ -23,7 +22,7 @@ def rotate(
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
-def angles(positions: Array, features: int, base: float, dtype: Any) -> Array:
+def angles(positions: Array, features: int, base: float, dtype: DTypeLike) -> Array:
     """`t ω_i`, `[time, features/2]`, in float32 at least."""
     steps = jnp.arange(features // 2, dtype=wide(dtype))
     return jnp.outer(positions.astype(steps.dtype), base ** (-2.0 / features * steps))

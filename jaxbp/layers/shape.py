@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from jaxtyping import Array, Num
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, Static
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree, Static
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,14 +19,14 @@ class Flatten(Layer):
     """
 
     def forward(
-        self, params: Any, x: Num[Array, "batch *dims"], mode: Mode = Eval()
-    ) -> tuple[Num[Array, "batch features"], Any]:
+        self, params: PyTree, x: Num[Array, "batch *dims"], mode: Mode = Eval()
+    ) -> tuple[Num[Array, "batch features"], PyTree]:
         if x.ndim < 2:
             raise InputError(f"Flatten: expected a batch axis and others, got shape {list(x.shape)}")
         inner = x.shape[1:]
         return x.reshape(x.shape[0], prod(inner)), Static(inner)
 
     def pull(
-        self, params: Any, saved: Any, dy: Num[Array, "*batch features"]
-    ) -> tuple[Num[Array, "*dims"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Num[Array, "*batch features"]
+    ) -> tuple[Num[Array, "*dims"], PyTree]:
         return dy.reshape(*dy.shape[:-1], *saved.value), ()

@@ -7,19 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxbp.layer import Eval, InputError, Layer, Mode, require_floating
+from jaxbp.layer import Eval, InputError, Layer, Mode, PyTree, require_floating
 from jaxbp.precision import wide
 
 
-def _check(layer: Any, x: Any) -> None:
+def _check(layer: Any, x: PyTree) -> None:
     require_floating(x, "x")
     if not -x.ndim <= layer.axis < x.ndim:
         raise InputError(f"{layer}: axis {layer.axis} does not exist in x of shape {list(x.shape)}")
 
 
-def _narrowed(y: Array, dtype: Any) -> tuple[Array, Array]:
+def _narrowed(y: Array, dtype: DTypeLike) -> tuple[Array, Array]:
     """`(output, saved)`: the output in `dtype`, and what is kept as it was computed.
 
     The error of a row is a difference of nearly equal terms, which a `ŷ` rounded to bfloat16 spoils.
@@ -45,15 +46,15 @@ class Softmax(Layer):
     axis: int = -1
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         _check(self, x)
         y = jax.nn.softmax(x.astype(wide(x.dtype)), axis=self.axis)
         return _narrowed(y, x.dtype)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         y, d = saved, dy.astype(saved.dtype)
         shared = jnp.sum(d * y, axis=self.axis, keepdims=True)
         return (y * (d - shared)).astype(dy.dtype), ()
@@ -72,15 +73,15 @@ class LogSoftmax(Layer):
     axis: int = -1
 
     def forward(
-        self, params: Any, x: Float[Array, "*dims"], mode: Mode = Eval()
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, x: Float[Array, "*dims"], mode: Mode = Eval()
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         _check(self, x)
         z = jax.nn.log_softmax(x.astype(wide(x.dtype)), axis=self.axis)
         return _narrowed(z, x.dtype)
 
     def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*dims"]
-    ) -> tuple[Float[Array, "*dims"], Any]:
+        self, params: PyTree, saved: PyTree, dy: Float[Array, "*dims"]
+    ) -> tuple[Float[Array, "*dims"], PyTree]:
         z, d = saved, dy.astype(saved.dtype)
         total = jnp.sum(d, axis=self.axis, keepdims=True)
         return (d - jnp.exp(z) * total).astype(dy.dtype), ()

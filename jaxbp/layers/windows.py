@@ -22,6 +22,7 @@ from jaxtyping import Array
 from jaxbp.layer import InputError
 
 Pair = tuple[int, int]
+Padding = str | int | Sequence[Sequence[int]]  # a name, one number, or (before, after) an axis
 
 
 def per_axis(value: int | Sequence[int], axes: int, what: str, least: int = 1) -> tuple[int, ...]:
@@ -34,7 +35,7 @@ def per_axis(value: int | Sequence[int], axes: int, what: str, least: int = 1) -
     return values
 
 
-def explicit(padding: Any, axes: int, what: str) -> tuple[Pair, ...] | None:
+def explicit(padding: Padding, axes: int, what: str) -> tuple[Pair, ...] | None:
     """Padding given as one integer, or as `(before, after)` for each axis; `None` for a name."""
     if padding in ("SAME", "VALID"):
         return None
@@ -104,7 +105,7 @@ def window(
     taps: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
-    padding: Any,
+    padding: Padding,
     what: str,
 ) -> Window:
     """The windows over an input of `size`.

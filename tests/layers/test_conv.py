@@ -229,6 +229,7 @@ def test_max_pool_keeps_one_byte_an_output() -> None:
 # --- bad input --------------------------------------------------------------------------------------
 
 
+KEY = jax.random.key(0)
 SEQUENCE = jax.ShapeDtypeStruct((2, 9, 4), "float32")
 IMAGE = jax.ShapeDtypeStruct((2, 5, 5, 4), "float32")
 
@@ -245,15 +246,15 @@ IMAGE = jax.ShapeDtypeStruct((2, 5, 5, 4), "float32")
         (lambda: Conv(4, 3, padding="same"), "padding must be"),
         (lambda: Conv(4, 3, padding=((1, 1),)), "2 pairs"),
         (lambda: Conv(4, 3, groups=3), "divisible by groups"),
-        (lambda: Conv(6, 3, groups=3).init(None, IMAGE), "divisible by groups=3, got 4"),
-        (lambda: Conv(4, 3).init(None, SEQUENCE.update(shape=(9, 4))), "position, position, channels"),
-        (lambda: Conv(4, 6, padding="VALID").init(None, IMAGE), "does not fit"),
-        (lambda: Conv(4, 3).init(None, IMAGE.update(dtype="int32")), "floating dtype"),
-        (lambda: ConvTranspose(4, 3, padding=9).init(None, IMAGE), "cropping"),
-        (lambda: MaxPool(6).init(None, IMAGE), "does not fit"),
+        (lambda: Conv(6, 3, groups=3).init(KEY, IMAGE), "divisible by groups=3, got 4"),
+        (lambda: Conv(4, 3).init(KEY, SEQUENCE.update(shape=(9, 4))), "position, position, channels"),
+        (lambda: Conv(4, 6, padding="VALID").init(KEY, IMAGE), "does not fit"),
+        (lambda: Conv(4, 3).init(KEY, IMAGE.update(dtype="int32")), "floating dtype"),
+        (lambda: ConvTranspose(4, 3, padding=9).init(KEY, IMAGE), "cropping"),
+        (lambda: MaxPool(6).init(KEY, IMAGE), "does not fit"),
         (lambda: MaxPool(2, padding=2), "smaller than the window"),
         (lambda: AvgPool(2, 0), "stride"),
-        (lambda: MaxPool(2).init(None, SEQUENCE.update(shape=(9, 4))), "position, position, channels"),
+        (lambda: MaxPool(2).init(KEY, SEQUENCE.update(shape=(9, 4))), "position, position, channels"),
     ],
 )
 def test_bad_input_is_one_line(make, says) -> None:

@@ -27,6 +27,7 @@ from jaxbp.layer import smallest_batch
 from tests.devices import on_four_devices
 from tests.proof import like, normal
 
+KEY = jax.random.key(0)
 X = normal(1, (6, 5, 4), "float64")
 
 
@@ -259,11 +260,11 @@ def test_per_example_gradients_of_layer_and_group_norm() -> None:
         (lambda: LayerNorm(epsilon=0.0), "epsilon must be positive"),
         (lambda: BatchNorm(momentum=1.5), r"momentum must be in \[0, 1\]"),
         (lambda: GroupNorm(0), "groups must be a positive integer"),
-        (lambda: GroupNorm(3).init(None, X), "that 3 groups divide, got 4"),
-        (lambda: GroupNorm(2).init(None, X[0, 0]), "at least 2 axes"),
-        (lambda: LayerNorm().init(None, jnp.zeros((3, 4), int)), "floating dtype"),
-        (lambda: BatchNorm().init(None, jnp.zeros((0, 4))), "none of them empty"),
-        (lambda: LayerNorm()(LayerNorm().init(None, X), X[..., :3]), "expected 4 features"),
+        (lambda: GroupNorm(3).init(KEY, X), "that 3 groups divide, got 4"),
+        (lambda: GroupNorm(2).init(KEY, X[0, 0]), "at least 2 axes"),
+        (lambda: LayerNorm().init(KEY, jnp.zeros((3, 4), int)), "floating dtype"),
+        (lambda: BatchNorm().init(KEY, jnp.zeros((0, 4))), "none of them empty"),
+        (lambda: LayerNorm()(LayerNorm().init(KEY, X), X[..., :3]), "expected 4 features"),
     ],
 )
 def test_bad_input_is_one_line(make, says) -> None:
