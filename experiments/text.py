@@ -62,7 +62,7 @@ def main() -> None:
     schedule = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, steps, rate / 20)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=0.01))
     params = net.init(jax.random.key(0), x[:batch])
-    state, step = tx.init(params), make_step(net, LinearCrossEntropy(), tx)
+    state, step = tx.init(params), make_step(net, LinearCrossEntropy(), tx, donate=True)
     order = np.random.default_rng(0)
     start, start_cpu = time.perf_counter(), time.process_time()
     recent: list[Any] = []

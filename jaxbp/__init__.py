@@ -26,6 +26,7 @@ from jaxbp.layers import (
     GroupNorm,
     Head,
     Identity,
+    LastStep,
     LayerNorm,
     LeakyReLU,
     LogSoftmax,
@@ -43,7 +44,7 @@ from jaxbp.losses import LinearCrossEntropy, Loss, SigmoidCrossEntropy, SoftmaxC
 from jaxbp.precision import Precision, with_precision
 from jaxbp.recompute import Recompute
 from jaxbp.summary import summary
-from jaxbp.train.step import make_epoch, make_step, value_and_grad
+from jaxbp.train.step import apply_updates, make_epoch, make_step, value_and_grad
 from jaxbp.train.sweep import make_sweep
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ __all__ = [
     "Head",
     "Identity",
     "InputError",
+    "LastStep",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -108,6 +110,7 @@ __all__ = [
     "Tanh",
     "Tied",
     "Train",
+    "apply_updates",
     "as_function",
     "assert_gradients",
     "beyond",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class InputError(ValueError):
@@ -82,3 +85,66 @@ def require_floating(x: Any, what: str) -> None:
     if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
         got = shape_text(x) if hasattr(x, "dtype") else type(x).__name__
         raise InputError(f"{what}: expected an array of floating dtype, got {got}")
+
+
+# --- before every layer's init and forward -----------------------------------------------------------
+
+
+def is_key(value: Any) -> bool:
+    """Whether `value` is a `jax.random` key: a typed one, or the `uint32` array of an older one."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return False
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and value.ndim == 1)
+
+
+def require_key(layer: object, key: Any, x: Any) -> None:
+    """Raise `InputError` unless `key` is a `jax.random` key, and with a hint if `x` is one instead."""
+    if is_key(key):
+        return
+    got = "the input first and the key second" if is_key(x) else shape_text(key)
+    got = repr(key) if isinstance(key, Real) and not hasattr(key, "dtype") else got
+    raise InputError(
+        f"{type(layer).__name__}.init(key, x): expected a key such as jax.random.key(0) first, got {got}"
+    )
+
+
+def jax_arrays(tree: Any) -> Any:
+    """`tree` with NumPy's real numbers as JAX would have them; ids and labels stay as they are.
+
+    Without 64-bit values a float64 of NumPy's is a float32 of JAX's, and a layer that asked for the
+    dtype of the former would make JAX warn, once for every array that it makes. An int64 is not cut
+    down: a layer that reads ids sees the number that was given.
+    """
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return jnp.asarray(leaf) if leaf.dtype.kind == "f" else leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.dtype != (
+            dtype := jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+        ):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype)
+        return leaf
+
+    return jax.tree.map(one, tree)
+
+
+def with_key_and_arrays(init: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's `init`, given a key and JAX's arrays or an `InputError`."""
+
+    @functools.wraps(init)
+    def checked(self: Any, key: Any, x: Any) -> Any:
+        require_key(self, key, x)
+        return init(self, key, jax_arrays(x))
+
+    return checked
+
+
+def with_arrays(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's `forward`, given JAX's arrays."""
+
+    @functools.wraps(forward)
+    def given(self: Any, params: Any, x: Any, *mode: Any, **named: Any) -> Any:
+        return forward(self, params, jax_arrays(x), *mode, **named)
+
+    return given

@@ -21,6 +21,11 @@ def as_function(net: Layer) -> Callable[..., PyTree]:
     For use inside Flax, Equinox, Optax or any `jax.grad`/`jax.vjp`, also twice over: the backward pass
     is plain JAX and can be differentiated again. Forward mode (`jax.jvp`) of the function is not
     defined, as for every `jax.custom_vjp`; differentiate `net.__call__` for that.
+
+    Running statistics (`BatchNorm`) have no gradient and the function does not move them: after a step,
+    `params = net.update_statistics(params, net.forward(params, x, mode)[1])`, or let `value_and_grad(…,
+    with_saved=True)` and `apply_updates` do both. Without, the network is evaluated with the statistics
+    that it started with.
     """
 
     @jax.custom_vjp

@@ -32,6 +32,7 @@ from jaxbp.bad_input import require_positive as require_positive
 from jaxbp.bad_input import require_share as require_share
 from jaxbp.bad_input import require_whole as require_whole
 from jaxbp.bad_input import shape_text as shape_text
+from jaxbp.bad_input import with_arrays, with_key_and_arrays
 
 PyTree = Any
 Gather = Callable[["Layer", PyTree, PyTree, PyTree], Any]
@@ -86,6 +87,13 @@ class Layer(ABC):
     `delta` that belong to examples have the example axis first, so that
     `jax.vmap(layer.gradient, (None, 0, 0))` gives per-example gradients.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Every layer's own `init` is given a key, and it and `forward` JAX's arrays (`bad_input.py`)."""
+        super().__init_subclass__(**kwargs)
+        for name, before in (("init", with_key_and_arrays), ("forward", with_arrays)):
+            if name in vars(cls):
+                setattr(cls, name, before(vars(cls)[name]))
 
     def init(self, key: Any, x: PyTree) -> PyTree:
         """Fresh parameters for inputs like `x` (an array or a `jax.ShapeDtypeStruct`)."""

@@ -624,3 +624,30 @@ def test_a_file_gives_back_what_went_in(tmp_path) -> None:
         load_params(tmp_path / "cut.safetensors", like_)
     with pytest.raises(InputError, match="no such file"):
         load_params(tmp_path / "none.safetensors", like_)
+
+
+@pytest.mark.parametrize("norm", [BatchNorm(), LayerNorm()], ids=repr)
+def test_a_norm_after_a_flattened_image_is_turned_with_it(norm) -> None:
+    """What it keeps of every entry, and the rows of the Dense behind it."""
+    nn = pytest.importorskip("torch").nn
+    net = Chain(Conv(3, 3, padding=1), Flatten(), norm, Dense(4))
+    theirs = nn.BatchNorm1d(72) if norm == BatchNorm() else nn.LayerNorm(72)
+    module = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), theirs, nn.Linear(72, 4)).double()
+    rng = np.random.default_rng(3)
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor += pytest.importorskip("torch").from_numpy(rng.random(tuple(tensor.shape)))
+    x = normal(1, (5, 6, 4, 2), "float64")
+    params = from_torch(net, net.init(jax.random.key(0), x), module.state_dict(), x=x)
+    expected = module.eval()(pytest.importorskip("torch").from_numpy(channels_first(x).copy()))
+    compare([("y", net(params, x), expected.detach().numpy())])
+    for key, value in to_torch(net, params, x=x, modules=["0", "2", "3"]).items():
+        np.testing.assert_array_equal(value, module.state_dict()[key].numpy())
+
+
+def test_groups_after_a_flattened_image_are_refused() -> None:
+    net, x = Chain(Conv(4, 3), Flatten(), GroupNorm(2), Dense(3)), jnp.ones((1, 2, 3, 2))
+    with pytest.raises(
+        InputError, match=r"layers\[2\]: GroupNorm\(2\) comes after a Flatten"
+    ):
+        to_torch(net, net.init(jax.random.key(0), x), x=x)

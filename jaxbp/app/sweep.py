@@ -57,7 +57,6 @@ def start_sweep(config: Config, task: Task) -> tuple[State, Any]:
         lambda learning_rate: make(config.optimizer, task.steps, config.train.epochs, learning_rate),
         task.batch_size,
         shuffle=config.train.shuffle,
-        donate=False,
         augment=task.augment,
         drop_last=task.drop_last,
         accumulate=config.train.accumulate,

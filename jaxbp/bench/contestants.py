@@ -162,10 +162,10 @@ class ByHand(Jax):
         return value_and_grad(net, problem.loss)
 
     def _step(self, row: Any, problem: Problem, tx: Any) -> Any:
-        return make_step(problem.net, problem.loss, tx)
+        return make_step(problem.net, problem.loss, tx, donate=True)
 
     def _epoch(self, row: Any, problem: Problem, tx: Any) -> Any:
-        return make_epoch(problem.net, problem.loss, tx, problem.batch)
+        return make_epoch(problem.net, problem.loss, tx, problem.batch, donate=True)
 
 
 def exact(row: Any, problem: Problem) -> Gradients:

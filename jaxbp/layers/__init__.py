@@ -19,7 +19,7 @@ from jaxbp.layers.embedding import Embedding, Head, PositionEmbedding
 from jaxbp.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.pool import AvgPool, GlobalAvgPool, MaxPool
 from jaxbp.layers.recurrent import GRU, LSTM, RNN
-from jaxbp.layers.shape import Flatten
+from jaxbp.layers.shape import Flatten, LastStep
 from jaxbp.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "GroupNorm",
     "Head",
     "Identity",
+    "LastStep",
     "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",

@@ -193,12 +193,13 @@ class PositionEmbedding(Layer):
         rotary          ∂L/∂x_t = R(-t) ∂L/∂y_t
 
     Keeps the shape only; the angles are constants of the compiled program. `length` is the longest
-    sequence that a learned table serves; the other kinds serve any. Angles are taken in float32 at
-    least; the output has the dtype of `x`, the table that of `precision.params` or of `x`.
+    sequence that a learned table serves, by default as long as those that `init` sees; the other kinds
+    serve any. Angles are taken in float32 at least; the output has the dtype of `x`, the table that of
+    `precision.params` or of `x`.
 
-    Raises `InputError` for an unknown kind, "learned" without `length`, a sequence longer than
-    `length`, and an odd number of features where they come in pairs. Sources: Vaswani et al. 2017
-    (sinusoidal); Su et al. 2021 (rotary, in the half-and-half pairing of GPT-NeoX).
+    Raises `InputError` for an unknown kind, a sequence longer than the table, and an odd number of
+    features where they come in pairs. Sources: Vaswani et al. 2017 (sinusoidal); Su et al. 2021
+    (rotary, in the half-and-half pairing of GPT-NeoX).
     """
 
     kind: str = "learned"
@@ -209,10 +210,13 @@ class PositionEmbedding(Layer):
     def __post_init__(self) -> None:
         kinds = ("learned", "sinusoidal", "rotary")
         if self.kind not in kinds:
-            raise InputError(
-                f"PositionEmbedding: expected a kind of {', '.join(kinds)}, got {self.kind!r}"
+            hint = f"; the table's length goes by name: length={self.kind!r}" * (
+                not isinstance(self.kind, str)
             )
-        if self.kind == "learned":
+            raise InputError(
+                f"PositionEmbedding: expected a kind of {', '.join(kinds)}, got {self.kind!r}{hint}"
+            )
+        if self.length is not None:
             require_whole("PositionEmbedding", length=self.length)
 
     def init(self, key: Array, x: PyTree) -> PyTree:
@@ -220,12 +224,13 @@ class PositionEmbedding(Layer):
         if self.kind != "learned":
             return ()
         dtype = jnp.dtype(self.precision.params or x.dtype)
-        return {"p": initializer("normal")(key, (self.length, x.shape[-1]), dtype)}
+        length = self.length or x.shape[-2]
+        return {"p": initializer("normal")(key, (length, x.shape[-1]), dtype)}
 
     def forward(
         self, params: PyTree, x: Float[Array, "*batch time features"], mode: Mode = Eval()
     ) -> tuple[Float[Array, "*batch time features"], PyTree]:
-        self._check(x)
+        self._check(x, params)
         if self.kind == "learned":
             require_params(self, params, "p")
         return self._at(params, x, jnp.arange(x.shape[-2])), Static(x.shape[-2])
@@ -247,8 +252,8 @@ class PositionEmbedding(Layer):
 
     def start(self, params: PyTree, batch: int, length: int, dtype: DTypeLike) -> PyTree:
         """Decoding: the number of positions that went by."""
-        if self.kind == "learned" and length > (self.length or 0):
-            raise InputError(f"{self}: the table is shorter than the text: {self.length} < {length}")
+        if self.kind == "learned" and length > (rows := len(params["p"])):
+            raise InputError(f"{self}: the table is shorter than the text: {rows} < {length}")
         return jnp.zeros((), jnp.int32)
 
     def advance(
@@ -269,12 +274,17 @@ class PositionEmbedding(Layer):
             p = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(x.shape[-2:])
         return x + jnp.broadcast_to(p.astype(x.dtype), x.shape)
 
-    def _check(self, x: PyTree) -> None:
+    def _check(self, x: PyTree, params: PyTree = None) -> None:
         require_floating(x, f"{self}: x")
         if len(x.shape) < 2:
             raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(x)}")
-        if self.kind == "learned" and x.shape[-2] > (self.length or 0):
-            raise InputError(f"{self}: x is longer than the table: {x.shape[-2]} > {self.length}")
+        if self.kind == "learned":
+            length = self.length or x.shape[-2]
+            if params is not None:
+                require_params(self, params, "p")
+                length = len(params["p"])
+            if x.shape[-2] > length:
+                raise InputError(f"{self}: x is longer than the table: {x.shape[-2]} > {length}")
         if self.kind != "learned" and x.shape[-1] % 2:
             raise InputError(f"{self}: expected an even number of features, got {x.shape[-1]}")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxbp.integers import is_integer
-from jaxbp.layer import InputError, PyTree, require_floating
+from jaxbp.layer import InputError, Layer, PyTree, require_floating
 from jaxbp.precision import wide
 
 
@@ -48,6 +48,22 @@ class Loss(ABC):
         own = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]  # pyright: ignore[reportArgumentType]
         shown = ", ".join(f"{name}={value!r}" for name, value, default in own if value != default)
         return f"{type(self).__name__}({shown})"
+
+
+def require_loss(of: str, net: Any, loss: Any) -> None:
+    """Raise `InputError` unless `net` is a layer, and `loss` has the two passes of one."""
+    if not isinstance(net, Layer):
+        hint = " (the network comes first, the loss second)" if isinstance(loss, Layer) else ""
+        raise InputError(f"{of}: expected a layer as the network, got {_said(net)}{hint}")
+    both = all(callable(getattr(loss, name, None)) for name in ("forward", "backward"))
+    if isinstance(loss, Layer) or not both:
+        raise InputError(
+            f"{of}: expected a loss such as SoftmaxCrossEntropy() or SquaredError(), got {_said(loss)}"
+        )
+
+
+def _said(value: Any) -> str:
+    return repr(value) if isinstance(value, str | Loss | Layer) else f"{type(value).__name__}"
 
 
 def check_reduction(loss: Any) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbp.layer import Eval, Gather, InputError, Layer, Mode, PyTree, Train, require_whole
 from jaxbp.losses import Loss
+from jaxbp.losses.base import require_loss
 from jaxbp.train.batches import Batches
 from jaxbp.train.passes import in_pieces, passes
 from jaxbp.train.private import Private, private_passes
@@ -20,24 +21,63 @@ from jaxbp.train.update import Donating, Optimizer, update
 SGD = optax.sgd(0.1)
 
 
-def value_and_grad(net: Layer, loss: Loss, gather: Gather | None = None) -> Callable[..., Any]:
+def value_and_grad(
+    net: Layer, loss: Loss, gather: Gather | None = None, *, with_saved: bool = False
+) -> Callable[..., Any]:
     """`fn(params, x, y, mode=Eval()) -> (value, grads)`: the two passes of backpropagation.
 
     Like `jax.value_and_grad` of `loss(net(params, x), y)`, with the backward pass by hand. With a
     `gather`, `grads` is whatever it returns at each leaf, in the shape of the layer tree.
-    """
 
-    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> tuple[Any, PyTree]:
-        value, grads, _ = passes(net, loss, params, x, y, mode, gather)
-        return value, grads
+    Running statistics (`BatchNorm`) have no gradient and do not move here: they move in
+    `net.update_statistics(params, saved)`, without which the network is evaluated with the statistics
+    that it started with. `with_saved` returns what the forward pass kept, `(value, grads, saved)`, and
+    `apply_updates(net, params, updates, saved)` does both. Training is `mode=Train(key)`.
+    """
+    require_loss("value_and_grad", net, loss)
+
+    def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> tuple[Any, ...]:
+        found = passes(net, loss, params, x, y, mode, gather)
+        return found if with_saved else found[:2]
 
     return fn
+
+
+def apply_updates(net: Layer, params: PyTree, updates: PyTree, saved: PyTree) -> PyTree:
+    """`w := w + u` for the parameters that are trained, and running statistics moved by the batch.
+
+    The last line of a training loop of one's own, `optax.apply_updates` for a network that may have a
+    `BatchNorm`; `updates` are what `tx.update(grads, state, params)` makes of the gradients, `saved` is
+    what the forward pass kept:
+
+        value, grads, saved = value_and_grad(net, loss, with_saved=True)(params, x, y, Train(key))
+        updates, state = tx.update(grads, state, params)
+        params = apply_updates(net, params, updates, saved)
+
+    Statistics take no update, whatever an optimizer made one of (weight decay would shrink them).
+    Raises `InputError` where `updates` are of another network.
+    """
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, updates)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"apply_updates: expected updates shaped like the parameters, {shapes[0]}, got {shapes[1]}"
+        )
+    moved = net.update_statistics(params, saved)
+    return jax.tree.map(
+        lambda trained, new, old: new if trained else old,
+        net.trainable(params),
+        optax.apply_updates(params, updates),
+        moved,
+    )
 
 
 def _update(
     net: Layer, loss: Loss, tx: Optimizer, accumulate: int = 1, private: Private | None = None
 ) -> Callable[..., Any]:
     """The step itself, not compiled: `w := w - η ∂L/∂w` and `b := b - η ∂L/∂b` where `tx` is SGD."""
+    require_loss("make_step", net, loss)
+    if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
+        raise InputError(f"make_step: expected an Optax optimizer such as optax.sgd(0.1), got {tx!r}")
     tx = tx.gradient_transformation() if isinstance(tx, optax.MultiSteps) else tx
     optimizer = optax.with_extra_args_support(tx)
     if private is None:
@@ -65,7 +105,7 @@ def make_step(
     loss: Loss,
     tx: Optimizer = SGD,
     *,
-    donate: bool = True,
+    donate: bool = False,
     accumulate: int = 1,
     clip_examples: float | None = None,
     noise: float = 0.0,
@@ -74,9 +114,9 @@ def make_step(
     """`step(params, opt_state, x, y, mode=Train()) -> (params, opt_state, value)`, compiled.
 
     `tx` is any Optax optimizer, `opt_state` starts as `tx.init(params)`; running statistics take no part
-    in its arithmetic (`update.py`). `params` and `opt_state` are donated: their buffers are
-    re-used for the result, so hold on to the returned ones only (`donate=False` keeps the arguments).
-    A net that draws (`Dropout`) needs `mode=Train(key)` with a fresh key a step.
+    in its arithmetic (`update.py`). A net that draws (`Dropout`) needs `mode=Train(key)` with a fresh key
+    a step. With `donate`, the buffers of `params` and `opt_state` are re-used for the result, which
+    saves their memory: hold on to the returned ones only.
 
     With `accumulate = n` the two passes go over the batch in `n` pieces, whose gradients are added up
     before the one update: what is saved for the backward pass is that of a piece (`passes.py`).
@@ -219,7 +259,7 @@ def make_epoch(
     batch_size: int = 32,
     *,
     shuffle: bool = True,
-    donate: bool = True,
+    donate: bool = False,
     devices: Mesh | None = None,
     drop_last: bool = False,
     accumulate: int = 1,
@@ -232,8 +272,7 @@ def make_epoch(
     Shuffling, gathering the batches and all steps run on the device as a `scan`. Examples left over by
     `batch_size` are left out of the epoch with `drop_last`; else they make a last, smaller step, or, if
     too few for the network's statistics (`smallest_batch`), join the one before. `losses` has one entry
-    a step. One compilation serves all epochs. `params` and `opt_state` are donated, as in `make_step`,
-    and `accumulate` is the same as there.
+    a step. One compilation serves all epochs. `donate` and `accumulate` are those of `make_step`.
 
     With a one-dimensional mesh of `devices`, such as `jax.make_mesh((4,), ("batch",))`, every batch that
     their number divides is shared out among them; the result is that of one device, up to rounding.

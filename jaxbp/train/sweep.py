@@ -17,6 +17,7 @@ import optax
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss
 from jaxbp.train.step import epoch_function
+from jaxbp.train.update import Donating
 
 
 def make_sweep(
@@ -26,7 +27,7 @@ def make_sweep(
     batch_size: int = 32,
     *,
     shuffle: bool = True,
-    donate: bool = True,
+    donate: bool = False,
     augment: Callable[[Any, Any], Any] | None = None,
     drop_last: bool = False,
     accumulate: int = 1,
@@ -37,8 +38,7 @@ def make_sweep(
     (both `[members]`; `x` is like a batch of inputs), each leaf with the member axis first.
     `epoch(params, opt_state, x, y, keys) -> (params, opt_state, losses)` is `make_epoch`'s for every
     member, `losses: [members, steps]`, on the same `x` and `y`. `optimizer(learning_rate)` returns an
-    Optax transformation. `drop_last` and `accumulate` are `make_epoch`'s. `params` and `opt_state` are
-    donated unless `donate=False`.
+    Optax transformation. `drop_last`, `accumulate` and `donate` are `make_epoch`'s.
     """
     tx = optax.inject_hyperparams(lambda learning_rate: optimizer(learning_rate))(learning_rate=0.0)
 
@@ -68,4 +68,4 @@ def make_sweep(
         accumulate=accumulate,
     )
     mapped = jax.vmap(one, (0, 0, None, None, 0))
-    return start, jax.jit(mapped, donate_argnums=(0, 1) if donate else ())
+    return start, Donating(mapped) if donate else jax.jit(mapped)

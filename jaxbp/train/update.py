@@ -174,7 +174,14 @@ class Donating:
         seen: set[int] = set()
 
         def own(leaf: Any) -> Any:
-            if id(leaf) in seen and isinstance(leaf, jax.Array):
+            if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+                return leaf
+            if leaf.is_deleted():
+                raise InputError(
+                    "params or opt_state: their buffers went to the result of an earlier call "
+                    "(donate=True); go on with what that call returned, or leave donate out"
+                )
+            if id(leaf) in seen:
                 return leaf.copy()
             seen.add(id(leaf))
             return leaf

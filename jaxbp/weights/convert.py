@@ -24,11 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.layer import InputError, Layer, PyTree, Train, inside, rebuild, walk
-from jaxbp.layers import AvgPool, Conv, ConvTranspose, Dense, Flatten, GlobalAvgPool, MaxPool
+from jaxbp.layers import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    LayerNorm,
+    MaxPool,
+    RMSNorm,
+)
 from jaxbp.record import each_passed, record
 from jaxbp.weights.foreign import FLAX, TORCH, Format, Table, full_name, grouped
 
 Arrays = Mapping[str, Any]
+ENTRYWISE = BatchNorm, LayerNorm, RMSNorm  # they keep a number an entry, and hand the order on
 
 
 # --- the layers with parameters, in forward order -----------------------------------------------------
@@ -67,7 +79,7 @@ def _images(net: Layer, params: PyTree, x: PyTree) -> dict[str, tuple[int, ...] 
         if isinstance(part.layer, Flatten):
             shape = part.gathered.x.shape
             image = shape[1:] if len(shape) > 3 else None
-        elif jax.tree.leaves(part.params):
+        elif jax.tree.leaves(part.params) and not isinstance(part.layer, ENTRYWISE):
             image = None
     return images
 
@@ -76,11 +88,27 @@ def _with_parameters(slots: Sequence[_Slot]) -> list[_Slot]:
     return [slot for slot in slots if jax.tree.leaves(slot.params)]
 
 
-def _rows(w: np.ndarray, slot: _Slot, into: bool) -> np.ndarray:
-    """Rows of a Dense weight after a Flatten of `[*positions, channels]`, from or to channels first."""
-    if slot.image is None or w.shape[0] != prod(slot.image):
+def _turned(ours: dict[str, Any], slot: _Slot, into: bool) -> dict[str, Any]:
+    """The arrays of a layer after a Flatten of `[*positions, channels]`, from or to channels first.
+
+    The rows of a Dense weight, and what a norm keeps of every entry.
+    """
+    if slot.image is None or prod(slot.image[:-1]) == 1:
+        return ours
+    if type(slot.layer) is Dense:
+        return ours | {"w": _rows(ours["w"], slot.image, into)}
+    if isinstance(slot.layer, ENTRYWISE):
+        return {name: _rows(array, slot.image, into) for name, array in ours.items()}
+    raise InputError(
+        f"{slot.path}: {slot.layer} comes after a Flatten of an image, whose entries stand in another "
+        "order there; only a Dense and norms of single entries can be put right"
+    )
+
+
+def _rows(w: np.ndarray, image: tuple[int, ...], into: bool) -> np.ndarray:
+    if w.shape[0] != prod(image):
         return w
-    *positions, channels = slot.image
+    *positions, channels = image
     if into:
         return np.moveaxis(w.reshape(channels, *positions, -1), 0, -2).reshape(w.shape)
     return np.moveaxis(w.reshape(*positions, channels, -1), -2, 0).reshape(w.shape)
@@ -100,11 +128,14 @@ def from_torch(
     """`params` of `net` with the weights of a torch `state_dict` (tensors or arrays).
 
     `x`, an array or `jax.ShapeDtypeStruct` like the network's input, is needed where a `Flatten` of an
-    image leads into a `Dense`. `modules` gives the names of torch's modules in the order of our layers
+    image leads into a `Dense` or a norm; without it that is an error, but for a network that begins with
+    the `Flatten`, whose input nobody knows: pass it wherever images have colours.
+
+    `modules` gives the names of torch's modules in the order of our layers
     (`["features.0", "features.3", "classifier"]`), where that is not the order of the `state_dict`.
 
     Numbers in names go before the order of the `state_dict` (`2` before `10`); where it was sorted, as
-    safetensors does, so does what fits a layer. Without `x`, an image that is flattened is an error.
+    safetensors does, so does what fits a layer.
 
     Raises `InputError` for a layer that has no counterpart, a number of modules that differs, a missing
     or left-over array, and a shape that does not fit; each names both sides.
@@ -334,8 +365,8 @@ def _read_one(
                 )
     zeros = {key: np.zeros_like(expected[key]) for key in form.optional if key in expected}
     new = form.read({**zeros, **arrays}, slot.layer)
-    if channels_first and type(slot.layer) is Dense:
-        new["w"] = _rows(new["w"], slot, into=True)
+    if channels_first:
+        new = _turned(new, slot, into=True)
     return {key: jnp.asarray(array, slot.params[key].dtype) for key, array in new.items()}
 
 
@@ -355,8 +386,8 @@ def _write(
     written = {}
     for slot, name in _matched(slots, names):
         ours = _ours(slot)
-        if channels_first and type(slot.layer) is Dense:
-            ours["w"] = _rows(ours["w"], slot, into=False)
+        if channels_first:
+            ours = _turned(ours, slot, into=False)
         arrays = _format(slot, table).write(ours, slot.layer)
         written[name] = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     return written

@@ -1,4 +1,4 @@
-from jaxbp import Chain, Dense, Dropout, Flatten, Stack
+from jaxbp import Chain, Dense, Dropout, Flatten, LastStep, Stack
 from tests.proof import Case, further
 
 D = (4, 6)
@@ -49,5 +49,16 @@ CASES = [
         Case(Flatten(), (5, 1, 7)),
         Case(Flatten(), (2, 5, 3)),
         Case(Stack(Chain(Flatten(), Dense(6)), 2), D, depth=2),
+    ),
+    Case(LastStep(), (2, 4, 3)),
+    *further(
+        Case(LastStep(), (2, 4, 3), scale=1e-4),
+        Case(LastStep(), (2, 4, 3), scale=1e4),
+        Case(LastStep(), (4, 3), note="no-batch"),
+        Case(LastStep(), (1, 4, 3), note="batch-1"),
+        Case(LastStep(), (0, 4, 3), note="empty-batch"),
+        Case(LastStep(), (2, 1, 3), note="length-1"),
+        Case(LastStep(), (2, 3, 4, 5), note="two-batch-axes"),
+        Case(LastStep(), (1, 1), note="one-by-one"),
     ),
 ]

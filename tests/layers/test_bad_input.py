@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jaxbp
@@ -14,6 +16,7 @@ from jaxbp import (
     Attention,
     BatchNorm,
     Branch,
+    Chain,
     Concat,
     Conv,
     Dense,
@@ -22,13 +25,21 @@ from jaxbp import (
     GroupNorm,
     Head,
     InputError,
+    LastStep,
     Layer,
     LayerNorm,
     LinearCrossEntropy,
     MaxPool,
     PositionEmbedding,
     Precision,
+    ReLU,
+    SoftmaxCrossEntropy,
+    SquaredError,
     Stack,
+    Train,
+    make_epoch,
+    make_step,
+    value_and_grad,
 )
 from jaxbp.models import char_lstm, resnet
 from jaxbp.models.generate import make_generator
@@ -88,6 +99,18 @@ BOTH = LSTM(2, return_state=True), LSTM(2, reverse=True, return_state=True)
         (lambda: LSTM(2).init(KEY, {"x": X, "mask": [True]}), "boolean mask .* got list"),
         (lambda: Dropout(0.5).forward((), X, True), r"expected Train\(key\) or Eval\(\), got True"),
         (lambda: BatchNorm().forward(BatchNorm().init(KEY, X), X, "train"), "got 'train'"),
+        (lambda: Chain(Dense(3)).init(0, X), r"Chain.init\(key, x\): expected a key .* got 0$"),
+        (lambda: Dense(3).init(X, KEY), "got the input first and the key second"),
+        (lambda: LSTM(3).init(None, X), "expected a key .* got NoneType"),
+        (lambda: LastStep()((), X[0, 0]), "a step or more"),
+        (lambda: LastStep()((), X[:, :0]), "a step or more"),
+        (lambda: PositionEmbedding(16), "got 16; the table's length goes by name: length=16"),
+        (lambda: PositionEmbedding()({"p": X[0, :1]}, X), "x is longer than the table: . > 1"),
+        (lambda: value_and_grad(Dense(3), "mse"), r"expected a loss such as .* got 'mse'"),
+        (lambda: value_and_grad(SquaredError(), Dense(3)), "the network comes first"),
+        (lambda: make_step(Dense(3), ReLU()), r"expected a loss such as .* got ReLU\(\)"),
+        (lambda: make_epoch(Dense(3), optax.l2_loss), "expected a loss .* got function"),
+        (lambda: make_step(Dense(3), SquaredError(), 0.1), "expected an Optax optimizer .* got 0.1"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -121,3 +144,18 @@ def test_a_dtype_as_precision_computes_in_it_alone() -> None:
     params = layer.init(KEY, X)
     y, (kept, _) = layer.forward(params, X)
     assert (y.dtype, kept.dtype, params["w"].dtype) == ("float32", "bfloat16", "float32")
+
+
+@pytest.mark.parametrize("key", [jax.random.key(1), jax.random.PRNGKey(1)])
+@pytest.mark.usefixtures("unchecked")
+def test_numpys_float64_is_jaxs_float32_and_no_warning(key) -> None:
+    """Warnings are errors here: one for every array that is made would end this test."""
+    net = Chain(LSTM(4), LastStep(), BatchNorm(), Dense(3), ReLU())
+    x, y = np.random.default_rng(0).normal(size=(5, 2, 3)), np.arange(5) % 3
+    with jax.enable_x64(False):
+        for like in (x, jax.ShapeDtypeStruct(x.shape, x.dtype)):
+            params = net.init(key, like)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        net.forward(params, x, Train())
+        assert net(params, x).dtype == "float32"
+        value_and_grad(net, SoftmaxCrossEntropy())(params, x, y)

@@ -76,7 +76,7 @@ def test_a_step_moves_statistics_in_a_stack_and_no_optimizer_touches_them() -> N
     x, y = normal(1, (8, 3), "float32"), normal(2, (8, 4), "float32")
     params = net.init(jax.random.key(0), x)
     tx = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))  # decays whatever it may
-    step = make_step(net, SquaredError(), tx, donate=False)
+    step = make_step(net, SquaredError(), tx)
     after, _, _ = step(params, tx.init(params), x, y)
     h = x @ params[0]["w"]
     for i in range(2):

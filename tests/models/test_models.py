@@ -77,7 +77,7 @@ def test_an_autoencoder_gives_back_what_it_takes_through_a_narrow_middle() -> No
     params = net.init(jax.random.key(0), x)
     widths = [p["b"].shape[0] for part in params for p in part if p]
     assert widths == [6, 2, 6, 9]
-    epoch = make_epoch(net, SquaredError(), optax.sgd(0.01), 5, donate=False)
+    epoch = make_epoch(net, SquaredError(), optax.sgd(0.01), 5)
     state, losses = (params, optax.sgd(0.01).init(params)), []
     for i in range(30):
         *state, loss = epoch(*state, x, x, jax.random.key(i))

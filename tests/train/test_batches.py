@@ -64,9 +64,9 @@ def test_an_epoch_is_those_steps(net, count, drop_last, cuts):
     x, y = data(count)
     tx = optax.sgd(0.2, momentum=0.5)
     params = net.init(jax.random.key(0), x)
-    epoch = make_epoch(net, LOSS, tx, 5, shuffle=False, drop_last=drop_last, donate=False)
+    epoch = make_epoch(net, LOSS, tx, 5, shuffle=False, drop_last=drop_last)
     ours, _, losses = epoch(params, tx.init(params), x, y, jax.random.key(1))
-    step, state, expected = make_step(net, LOSS, tx, donate=False), tx.init(params), []
+    step, state, expected = make_step(net, LOSS, tx), tx.init(params), []
     for start, end in cuts:
         params, state, value = step(params, state, x[start:end], y[start:end])
         expected.append(value)

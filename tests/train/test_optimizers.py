@@ -309,7 +309,7 @@ def test_a_state_that_shares_its_arrays_is_donated_all_the_same(init) -> None:
     params = start(net)
     params = (params[0], params[1], {**params[2], "b": params[2]["b"]})
     tx = contrib.prodigy()
-    state, step = init(tx, params), make_step(net, LOSS, tx)
+    state, step = init(tx, params), make_step(net, LOSS, tx, donate=True)
     first = params[0]["w"]
     for x, y in batches():
         params, state, _ = step(params, state, x, y)
@@ -318,7 +318,7 @@ def test_a_state_that_shares_its_arrays_is_donated_all_the_same(init) -> None:
     shared = ({"w": twice}, {"w": twice})
     square = Chain(Dense(3, bias=False), Dense(3, bias=False))
     x = normal(1, (4, 3), "float64")
-    make_step(square, SquaredError())(shared, optax.sgd(0.1).init(shared), x, x)
+    make_step(square, SquaredError(), donate=True)(shared, optax.sgd(0.1).init(shared), x, x)
 
 
 def test_a_state_of_another_optimizer_is_named() -> None:
@@ -344,6 +344,6 @@ def test_the_loss_that_an_optimizer_differentiates_is_differentiated_by_hand() -
         return seen[-1], state
 
     tx = optax.GradientTransformationExtraArgs(lambda params: (), watch)
-    new, _, _ = make_step(net, LOSS, tx, donate=False)(params, (), x, y)
+    new, _, _ = make_step(net, LOSS, tx)(params, (), x, y)
     grads = value_and_grad(net, LOSS)(params, x, y)[1]
     same(jax.tree.map(jnp.subtract, new, params), grads)

@@ -66,9 +66,7 @@ def test_a_step_and_an_epoch_in_pieces() -> None:
         (lambda *a, **k: make_epoch(*a, 4, **k), (X, LABELS, jax.random.key(3))),
     ):
         runs = [
-            make(NET, SoftmaxCrossEntropy(), tx, donate=False, accumulate=n)(
-                params, tx.init(params), *args
-            )
+            make(NET, SoftmaxCrossEntropy(), tx, accumulate=n)(params, tx.init(params), *args)
             for n in (1, 3)
         ]
         same(*runs, bar=1e-10)
@@ -124,12 +122,12 @@ def test_scratch_memory_is_that_of_a_piece_and_one_program_serves(compiled) -> N
     params, tx = start(net, x), optax.sgd(0.1)
 
     def scratch(n):
-        step = make_step(net, SquaredError(), tx, donate=False, accumulate=n)
+        step = make_step(net, SquaredError(), tx, accumulate=n)
         compiled = step.lower(params, tx.init(params), x, x, Train()).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert scratch(8) < 0.4 * scratch(1)
-    step = make_step(net, SquaredError(), tx, donate=False, accumulate=8)
+    step = make_step(net, SquaredError(), tx, accumulate=8)
     compiled.clear()
     for _ in range(2):
         step(params, tx.init(params), x, x)

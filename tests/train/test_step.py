@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxbp import (
+    BatchNorm,
     Chain,
     Dense,
     Dropout,
@@ -18,6 +19,7 @@ from jaxbp import (
     SquaredError,
     Tanh,
     Train,
+    apply_updates,
     jaxprs,
     make_epoch,
     make_step,
@@ -104,7 +106,7 @@ def test_plain_sgd_is_the_default() -> None:
     x, y = data()
     params = NET.init(jax.random.key(0), x)
     grads = value_and_grad(NET, LOSS)(params, x, y)[1]
-    new, _, _ = make_step(NET, LOSS, donate=False)(params, optax.sgd(0.1).init(params), x, y)
+    new, _, _ = make_step(NET, LOSS)(params, optax.sgd(0.1).init(params), x, y)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), new, expected)
 
@@ -132,7 +134,7 @@ def test_shuffling_is_by_the_key_and_keeps_every_example() -> None:
     net, loss = Chain(Dense(1, bias=False)), SquaredError("sum")
     frozen = optax.set_to_zero()
     params = ({"w": jnp.ones((1, 1))},)
-    epoch = make_epoch(net, loss, frozen, batch_size=1, donate=False)
+    epoch = make_epoch(net, loss, frozen, batch_size=1)
     state = frozen.init(params)
     orders = [epoch(params, state, x, y, jax.random.key(k))[2] for k in (0, 1, 0)]
     for order in orders:
@@ -155,7 +157,7 @@ def test_one_compilation_for_all_epochs_and_donated_state(compiled) -> None:
     tx = optax.adam(0.01)
     state = tx.init(params)
     traces.clear()
-    epoch = make_epoch(net, LOSS, tx, batch_size=5)
+    epoch = make_epoch(net, LOSS, tx, batch_size=5, donate=True)
     first = params[0]["w"]
     for k in range(4):
         params, state, _ = epoch(params, state, x, y, jax.random.key(k))
@@ -169,7 +171,7 @@ def test_dropout_draws_a_new_mask_every_step() -> None:
     x, y = jnp.ones((8, 40)), jnp.zeros((8, 1))
     params = ((), {"w": jnp.ones((40, 1))})
     frozen = optax.set_to_zero()
-    epoch = make_epoch(net, SquaredError(), frozen, batch_size=2, donate=False)
+    epoch = make_epoch(net, SquaredError(), frozen, batch_size=2)
     losses = np.asarray(epoch(params, frozen.init(params), x, y, jax.random.key(0))[2])
     assert len(set(losses.tolist())) == 4
 
@@ -258,3 +260,38 @@ def test_bad_batches_are_named() -> None:
         make_epoch(NET, LOSS, tx, 2)(params, tx.init(params), x, y[:4], jax.random.key(0))
     with pytest.raises(InputError, match="at least one example, got none"):
         make_epoch(NET, LOSS, tx, 2)(params, tx.init(params), x[:0], y[:0], jax.random.key(0))
+
+
+def test_a_loop_of_ones_own_moves_statistics_as_a_step_does() -> None:
+    """With weight decay, which would shrink statistics if they took its updates."""
+    net, loss, tx = Chain(Dense(6), BatchNorm(), Tanh(), Dense(3)), LOSS, optax.adamw(0.05)
+    x, y = data(12)
+    params = by_step = net.init(jax.random.key(0), x)
+    state = by_step_state = tx.init(params)
+    both, step = value_and_grad(net, loss, with_saved=True), make_step(net, loss, tx)
+
+    @jax.jit
+    def own(params, state):
+        value, grads, saved = both(params, x, y, Train())
+        updates, state = tx.update(grads, state, params)
+        return apply_updates(net, params, updates, saved), state, value
+
+    for _ in range(3):
+        params, state, value = own(params, state)
+        by_step, by_step_state, by_step_value = step(by_step, by_step_state, x, y)
+    np.testing.assert_allclose(value, by_step_value, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(by_step), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(params[1]["mean"], 0)
+    with pytest.raises(InputError, match="shaped like the parameters"):
+        apply_updates(net, params, params[0], ())
+
+
+def test_given_away_params_are_named() -> None:
+    x, y = data(10)
+    params, tx = NET.init(jax.random.key(0), x), optax.sgd(0.1)
+    step = make_step(NET, LOSS, tx, donate=True)
+    new, state, _ = step(params, tx.init(params), x, y)
+    with pytest.raises(InputError, match=r"went to the result of an earlier call \(donate=True\)"):
+        step(params, state, x, y)
+    step(new, state, x, y)
