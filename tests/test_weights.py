@@ -647,7 +647,5 @@ def test_a_norm_after_a_flattened_image_is_turned_with_it(norm) -> None:
 
 def test_groups_after_a_flattened_image_are_refused() -> None:
     net, x = Chain(Conv(4, 3), Flatten(), GroupNorm(2), Dense(3)), jnp.ones((1, 2, 3, 2))
-    with pytest.raises(
-        InputError, match=r"layers\[2\]: GroupNorm\(2\) comes after a Flatten"
-    ):
+    with pytest.raises(InputError, match=r"layers\[2\]: GroupNorm\(2\) comes after a Flatten"):
         to_torch(net, net.init(jax.random.key(0), x), x=x)

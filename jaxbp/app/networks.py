@@ -162,6 +162,8 @@ def _check_image(model: Model, dataset: Dataset) -> None:
         raise InputError(
             f'model.name: "{model.name}" takes images [height, width, channels], '
             f'but an input of "{dataset.name}" has shape {list(dataset.shape)}'
+            + "; data.shape says what image a row is, such as 28 28"
+            * (dataset.name == "file")
         )
 
 

@@ -22,7 +22,7 @@ from jaxbp.app import report
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.cells import Cells, read_cells
 from jaxbp.app.data.description import FILE, describe, described, differences, read_description
-from jaxbp.app.data.files import read_arrays, require
+from jaxbp.app.data.files import TABLES, read_arrays, require
 from jaxbp.app.task import METRICS, Task, as_values, labels, make_score, make_task, task_of
 from jaxbp.layer import InputError
 from jaxbp.weights import load_params
@@ -73,7 +73,7 @@ def predict(argv: Sequence[str]) -> int:
         "predict", "run a trained network on new inputs, on the scale of the original data"
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
-    parser.add_argument("file", metavar="FILE", help="a .npy, .npz or .csv with one row an input")
+    parser.add_argument("file", metavar="FILE", help="a .csv, .tsv, .npy or .npz with one row an input")
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
     task, params = reload(given.run)
@@ -97,7 +97,7 @@ def _read_inputs(data: Dataset, path: Path) -> tuple[Any, ...]:
 
     Of a table with a header, those columns that the network was trained on.
     """
-    if path.suffix != ".csv":
+    if path.suffix.lower() not in TABLES:
         return read_arrays(path)[0], str(path)
     cells = read_cells(require(path))
     columns = _which(data, cells)

@@ -103,6 +103,8 @@ def make_task(config: Config) -> Task:
     data = config.data.load()
     if config.model.takes == "vector":
         data = data.flat()
+    if config.model.takes == "image":
+        data = data.as_image()
     data = data.reproduced() if config.model.reproduces else data
     data = _targets(config, data)
     if config.train.batch_size > len(data.x):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxbp.app.data.cells import read_cells
 from jaxbp.app.data.images import Mnist
-from jaxbp.app.data.tables import File
+from jaxbp.app.data.own import File
 from jaxbp.cli import main
 from jaxbp.layer import InputError
 

@@ -11,8 +11,9 @@ from jaxbp.app.data.dataset import numbers, split
 from jaxbp.app.data.files import read_arrays, read_idx
 from jaxbp.app.data.images import Cifar, Digits, Mnist
 from jaxbp.app.data.labels import classes_of
+from jaxbp.app.data.own import File
 from jaxbp.app.data.scale import Scale
-from jaxbp.app.data.tables import BreastCancer, Diabetes, File, Notes
+from jaxbp.app.data.tables import BreastCancer, Diabetes, Notes
 from jaxbp.layer import InputError
 
 

@@ -8,8 +8,8 @@ import pytest
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.dataset import pixel_scale
 from jaxbp.app.data.images import Mnist
+from jaxbp.app.data.own import File
 from jaxbp.app.data.scale import Scale, fallen_together, standard_scale
-from jaxbp.app.data.tables import File
 from jaxbp.app.task import measure
 from jaxbp.layer import InputError
 

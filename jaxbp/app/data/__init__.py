@@ -6,7 +6,8 @@
 
 from jaxbp.app.data.dataset import Data, Dataset
 from jaxbp.app.data.images import Cifar, Digits, Mnist
-from jaxbp.app.data.tables import BreastCancer, Diabetes, File, Notes
+from jaxbp.app.data.own import File
+from jaxbp.app.data.tables import BreastCancer, Diabetes, Notes
 from jaxbp.app.data.text import Text
 
 DATA: dict[str, type[Data]] = {

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.app.data.labels import MISSING
 from jaxbp.app.data.scale import WHOLE, column
 from jaxbp.layer import InputError
 
@@ -76,6 +77,13 @@ class Cells:
             return f"{said}; write a decimal point and no thousands separator"
         if len(cell.split()) > 1 and all(map(is_number, cell.split())):
             return f"{said}; separate columns by commas, semicolons or tabs"
+        if cell in MISSING:
+            return f"{said}, which says that it is missing; fill it in, or remove the row or the column"
+        if not any(is_number(each[j]) for each in self.rows) and (self.names or row):
+            return (
+                f"{said}; a column of words is no input: data.skip leaves it out, data.target says that "
+                "it is the label"
+            )
         if row == 0 and not self.names and any(letter.isalpha() for letter in cell):
             return f"{said} (no header either: in one, no cell is a number)"
         return said

@@ -69,6 +69,13 @@ class Dataset:
         x, test_x = (a.reshape(len(a), size) for a in (self.x, self.test_x))
         return dataclasses.replace(self, x=x, test_x=test_x, given=self.given or self.shape)
 
+    def as_image(self) -> Dataset:
+        """The same with an axis for the one channel of an image that has none."""
+        if len(self.shape) != 2:
+            return self
+        x, test_x = self.x[..., None], self.test_x[..., None]
+        return dataclasses.replace(self, x=x, test_x=test_x, given=self.given or self.shape)
+
     def one_hot(self) -> Dataset:
         """The same with every label as a vector of 0 and 1."""
         if not self.labelled:
@@ -209,14 +216,14 @@ def numbers(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def check_values(targets: np.ndarray, count: int, what: str) -> np.ndarray:
-    """`targets` as numbers `[count, outputs]`, not the same number throughout."""
+def check_values(targets: np.ndarray, count: int, what: str, differ: bool = True) -> np.ndarray:
+    """`targets` as numbers `[count, outputs]`, which must `differ` from each other."""
     if targets.ndim not in (1, 2) or len(targets) != count:
         raise InputError(
             f"{what}: expected {count} targets, a number or a row of them for each example, "
             f"got shape {list(targets.shape)}"
         )
     values = numbers(targets, what).reshape(count, -1)
-    if (values == values[:1]).all():
+    if differ and (values == values[:1]).all():
         raise InputError(f"{what}: expected targets that differ, got {values[0, 0]:g} throughout")
     return values

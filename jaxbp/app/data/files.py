@@ -14,6 +14,7 @@ import numpy as np
 from jaxbp.app.data.cells import read_cells
 from jaxbp.layer import InputError
 
+TABLES = (".csv", ".tsv", ".txt")  # whatever separates their cells
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -53,14 +54,37 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
-    """The named arrays of an .npz; or the one array of an .npy, a .csv, or an .npz that has no other."""
+def read_named(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz by their names."""
     require(path)
-    if path.suffix == ".csv":
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("one array without a name, as in an .npy")
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "Object arrays" in str(error):
+        return (
+            f"{path}: holds Python objects, which are pickles and are not read; save arrays of numbers, "
+            "and labels as text: y.astype(str)"
+        )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{path}: truncated or not a NumPy file: {reason}"
+
+
+def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
+    """The named arrays of an .npz; or the one array of an .npy, a table, or an .npz that has no other."""
+    require(path)
+    if path.suffix.lower() in TABLES:
         cells = read_cells(path)
         return [cells.numbers(range(cells.width))]
     if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"{path}: expected a .csv, .npy or .npz file")
+        raise InputError(f"{path}: expected a .csv, .tsv, .npy or .npz file")
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -76,5 +100,4 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> list[np.ndarray]:
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: truncated or not a NumPy file: {reason}") from None
+        raise InputError(_unreadable(path, error)) from None

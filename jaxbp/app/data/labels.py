@@ -18,7 +18,11 @@ def classes_of(
     labels: np.ndarray, count: int, what: str, at: At = "row {}".format
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """`(y, names)`: `y` int32 `[count]`, an index into the classes' `names` for each of `labels`."""
-    keys = label_keys(labels, count, what, at)
+    return named_classes(label_keys(labels, count, what, at))
+
+
+def named_classes(keys: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The same of labels that are checked already."""
     found, y = np.unique(keys, return_inverse=True)
     return y.reshape(-1).astype(np.int32), tuple(str(label) for label in found.tolist())
 

@@ -18,6 +18,7 @@ from jaxbp.layer import InputError
 WHOLE = 2**53  # integers up to here are float64 numbers
 BLOCK = 2**22  # entries that are brought to float64 at once
 NEAR = 2.0**-10  # a column that varies by a smaller share of its size may fall together in float32
+LARGE = 30.0  # numbers beyond it are far from those that a network starts for
 At = Callable[..., str]
 """From the row and the column of an entry to what an error calls its place."""
 
@@ -112,6 +113,21 @@ def within_float32(x: np.ndarray, raw: np.ndarray, what: str, at: At | None = No
             "data.standardize or data.divide brings it into range"
         )
     return x
+
+
+def far_from_one(x: np.ndarray, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A line where inputs are so large that weights made for numbers near 1 cannot take them."""
+    if not x.size:
+        return ()
+    largest = np.maximum(x.max(axis=0), -x.min(axis=0))
+    if largest.max() <= LARGE:
+        return ()
+    j = np.unravel_index(np.argmax(largest), largest.shape)
+    where = f" in {column(int(j[0]), names)}" if x.ndim == 2 else ""
+    return (
+        f"inputs reach {largest.max():g}{where}: --data.standardize, or --data.divide by a number, brings "
+        "them near 1, for which networks start",
+    )
 
 
 def fallen_together(x: np.ndarray, raw: np.ndarray, names: tuple[str, ...] = ()) -> tuple[str, ...]:
