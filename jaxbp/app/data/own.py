@@ -196,12 +196,15 @@ def _as_in_training(part: Part, first: Part) -> Part:
         missing = [name for name in first.columns if name not in part.columns]
         more = [name for name in part.columns if name not in first.columns]
         if missing or more or len({*part.columns}) != len(part.columns):
-            said = (
-                f"{missing[0]!r} is missing" if missing else f"{(more or ['a name'])[0]!r} is not there"
+            wrong = (
+                f"{missing[0]!r} is missing"
+                if missing
+                else f"{more[0]!r} is new"
+                if more
+                else "one twice"
             )
             raise InputError(
-                f"{part.where[0]}: expected the columns of {first.where[0]}, "
-                f"{', '.join(first.columns)}: {said}{' twice' * (not missing and not more)}"
+                f"{part.where[0]}: expected the columns of {first.where[0]}, in any order: {wrong}"
             )
         order = [part.columns.index(name) for name in first.columns]
         part = dataclasses.replace(part, x=part.x[:, order], columns=first.columns, at=None)

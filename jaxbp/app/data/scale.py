@@ -125,8 +125,8 @@ def far_from_one(x: np.ndarray, names: tuple[str, ...] = ()) -> tuple[str, ...]:
     j = np.unravel_index(np.argmax(largest), largest.shape)
     where = f" in {column(int(j[0]), names)}" if x.ndim == 2 else ""
     return (
-        f"inputs reach {largest.max():g}{where}: --data.standardize, or --data.divide by a number, brings "
-        "them near 1, for which networks start",
+        f"inputs reach {largest.max():g}{where}: --data.standardize, or --data.divide by a number, "
+        "brings them near 1, for which networks start",
     )
 
 
