@@ -154,8 +154,11 @@ def test_a_truncated_numpy_file(tmp_path, name):
 def test_pickled_arrays_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.asarray([{}], object), allow_pickle=True)
-    with pytest.raises(InputError, match="not a NumPy file"):
+    with pytest.raises(InputError, match=r"holds Python objects.*y.astype\(str\)"):
         read_arrays(path)
+
+
+GONE = ", which says that it is missing; fill it in, or remove the row or the column"
 
 
 def test_csv_with_and_without_a_header(tmp_path):
@@ -173,8 +176,8 @@ def test_csv_with_and_without_a_header(tmp_path):
         ("a,b\n", "expected rows of numbers, got none below the header"),
         ("1,2\n3,x\n", "line 2, column 2: expected a number, got 'x'"),
         ("1,2\n3\n", "line 2: expected 2 columns, as line 1 has, got 1"),
-        ("5.1,?,0\n1,2,3\n", "line 1, column 2: expected a number, got '?'"),
-        ("?,?,?\n1,2,3\n", "line 1, column 1: expected a number, got '?'"),
+        ("5.1,?,0\n1,2,3\n", "line 1, column 2: expected a number, got '?'" + GONE),
+        ("?,?,?\n1,2,3\n", "line 1, column 1: expected a number, got '?'" + GONE),
         (
             "a,b,1\n1,2,3\n",
             "line 1, column 1: expected a number, got 'a' (no header either: in one, no cell is a "
@@ -189,7 +192,7 @@ def test_csv_with_and_without_a_header(tmp_path):
             "line 2, column 2 (b): expected a number, got an empty cell; fill it in, or remove the row "
             "or the column",
         ),
-        ("a,b\n1,nan\n", "line 2, column 2 (b): expected a number, got 'nan'"),
+        ("a,b\n1,nan\n", "line 2, column 2 (b): expected a number, got 'nan'" + GONE),
         ("a,b\n1,1e999\n", "line 2, column 2 (b): expected a number, got '1e999'"),
         ("a,b\n1,1_000\n", "line 2, column 2 (b): expected a number, got '1_000'"),
         (

@@ -79,7 +79,7 @@ class Cells:
             return f"{said}; separate columns by commas, semicolons or tabs"
         if cell in MISSING:
             return f"{said}, which says that it is missing; fill it in, or remove the row or the column"
-        if not any(is_number(each[j]) for each in self.rows) and (self.names or row):
+        if self.names and cell[0].isalpha() and not any(is_number(each[j]) for each in self.rows):
             return (
                 f"{said}; a column of words is no input: data.skip leaves it out, data.target says that "
                 "it is the label"

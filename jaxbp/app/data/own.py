@@ -130,10 +130,8 @@ class File(Data, frozen=True, kw_only=True):
     def _shaped(self, part: Part) -> Part:
         """Inputs in the shape that `data.shape` says."""
         if part.x.ndim < 2:
-            raise InputError(
-                f"{part.where[0]}: expected at least two axes, one of examples, "
-                f"got shape {list(part.x.shape)}"
-            )
+            got = list(part.x.shape)
+            raise InputError(f"{part.where[0]}: expected at least two axes, got shape {got}")
         x = numbers(part.x, part.where[0])
         if not self.shape:
             return dataclasses.replace(part, x=x)
@@ -196,15 +194,11 @@ def _as_in_training(part: Part, first: Part) -> Part:
         missing = [name for name in first.columns if name not in part.columns]
         more = [name for name in part.columns if name not in first.columns]
         if missing or more or len({*part.columns}) != len(part.columns):
-            wrong = (
-                f"{missing[0]!r} is missing"
-                if missing
-                else f"{more[0]!r} is new"
-                if more
-                else "one twice"
+            said = (
+                f"{missing[0]!r} is missing" if missing else f"{', '.join(more) or 'a name'} is too much"
             )
             raise InputError(
-                f"{part.where[0]}: expected the columns of {first.where[0]}, in any order: {wrong}"
+                f"{part.where[0]}: expected the columns of {first.where[0]}, in any order: {said}"
             )
         order = [part.columns.index(name) for name in first.columns]
         part = dataclasses.replace(part, x=part.x[:, order], columns=first.columns, at=None)

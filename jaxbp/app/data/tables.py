@@ -102,7 +102,7 @@ def parts(
     if kind == "values":
         target_scale, outputs = standard_scale(y[train]), y.shape[1]
         targets = within_float32(target_scale.apply(y), y, where[1])
-    notes = far_from_one(seen[train], columns) + fallen_together(seen, x, columns)
+    notes = fallen_together(seen, x, columns) or far_from_one(seen[train], columns)
     if kind == "classes":
         notes += seen_once(y[train], y[test], classes)
     return Dataset(
