@@ -18,6 +18,7 @@ from jaxbp.layer import InputError
 COMMANDS = {
     #  name       module:function(argv) -> exit code     what it does
     "train": ("jaxbp.app.command:train", "train a network from a config and write a run folder"),
+    "new": ("jaxbp.app.command:new", "write a config to start from, with every field and its meaning"),
     "evaluate": ("jaxbp.app.results:evaluate", "reload a run and report on its held-out data"),
     "predict": ("jaxbp.app.results:predict", "run a trained network on new inputs"),
     "sample": ("jaxbp.app.sample:sample", "let a trained network go on with a text"),

@@ -50,6 +50,8 @@ class Checkpoints:
         if self._manager.latest_step() == number:
             return
         where = {"epoch": state.epoch, "step": state.step, "loss": state.loss}
+        if state.best_epoch:
+            where |= {"best_epoch": state.best_epoch, "best_loss": state.best_loss}
         args = self._ocp.args
         parts = {"state": args.StandardSave(_tree(state)), "where": args.JsonSave(where)}
         self._manager.save(number, args=args.Composite(**parts))
@@ -127,7 +129,8 @@ class Checkpoints:
         opt_state = jax.tree.unflatten(
             jax.tree.structure(like.opt_state), _ordered(found["state"]["opt_state"])
         )
-        return State(params, opt_state, **found["where"])
+        best = jax.tree.unflatten(jax.tree.structure(like.best), _ordered(found["state"].get("best", {})))
+        return State(params, opt_state, best=best, **found["where"])
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -151,7 +154,8 @@ def _tree(state: State) -> dict[str, dict[str, Any]]:
     def numbered(tree: PyTree) -> dict[str, Any]:
         return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
-    return {"params": numbered(state.params), "opt_state": numbered(state.opt_state)}
+    best = {} if state.best is None else {"best": numbered(state.best)}
+    return {"params": numbered(state.params), "opt_state": numbered(state.opt_state), **best}
 
 
 def _ordered(leaves: dict[str, Any]) -> list[Any]:

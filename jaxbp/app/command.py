@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +19,7 @@ from jaxbp.app.budget import with_budget
 from jaxbp.app.checkpoint import Checkpoints
 from jaxbp.app.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.app.data.description import describe, differences, fits, read_description
-from jaxbp.app.flags import Resume, override
+from jaxbp.app.flags import HELP, Asked, Resume, override
 from jaxbp.app.loop import State, Stop, choose_devices, prove_gradient, start, why
 from jaxbp.app.loop import train as run_loop
 from jaxbp.app.pictures import draw_sweep
@@ -33,7 +35,11 @@ INTERRUPTED = 130
 
 def train(argv: Sequence[str]) -> int:
     """`jaxbp train [CONFIG] [--section.field value …] [--resume]`."""
-    config, resume = configure(list(argv))
+    config, asked = configure(list(argv))
+    if asked.print_config:
+        print(config.to_commented_toml(), end="")
+        return 0
+    resume = asked.resume
     if not resume:
         report.check_free(config)  # before any work is done
     task, out = make_task(config), console()
@@ -42,17 +48,40 @@ def train(argv: Sequence[str]) -> int:
     return _single(config, task, out, resume)
 
 
-def configure(argv: list[str]) -> tuple[Config, Resume]:
-    """The config that the arguments ask for, and whether to resume."""
+def new(argv: Sequence[str]) -> int:
+    """`jaxbp new CONFIG FILE.toml [--section.field value …]`: a config to start from."""
+    argv, usage = list(argv), "jaxbp new CONFIG FILE.toml [--section.field value …]"
+    if {*argv} & {*HELP}:
+        print(
+            f"usage: {usage}\n\nWrite a config to start from: every field of CONFIG (a name or a file) with "
+            "its meaning.\nFlags are those of jaxbp train, such as --data.name file --model.name lenet."
+        )
+        return 0
+    if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
+        raise InputError(f"new: expected {usage}")
+    path = Path(argv.pop(1))
+    if path.suffix != ".toml":
+        raise InputError(f"{path}: expected the name of a .toml file")
+    if path.exists():
+        raise InputError(f"{path}: is there already, and is left as it is")
+    config, _ = configure(argv)
+    run = msgspec.structs.replace(config.run, name="")  # named after the new file
+    report.write(path, msgspec.structs.replace(config, run=run).to_commented_toml())
+    print(f"written to {path}; train it: jaxbp train {path}")
+    return 0
+
+
+def configure(argv: list[str]) -> tuple[Config, Asked]:
+    """The config that the arguments ask for, and what else they ask."""
     argument = argv.pop(0) if argv and not argv[0].startswith("-") else None
     path = find_config(argument)
     base = read_config(path) if path else DIGITS_MLP
-    config, resume = override(base, argv, str(path) if path else "")
-    if resume and argument is None and config.path != DIGITS_MLP.path:
+    config, asked = override(base, argv, str(path) if path else "")
+    if asked.resume and argument is None and config.path != DIGITS_MLP.path:
         # a run that is named by its flags goes on with its own config, not with the default one
         base = report.open_run(config.path)
         config, _ = override(base, argv, str(config.path / "config.toml"))
-    return config, resume
+    return config, asked
 
 
 def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
@@ -106,6 +135,9 @@ def _single(config: Config, task: Task, out: Console, resume: Resume) -> int:
             "(a smaller --optimizer.learning_rate or an --optimizer.clip may help)"
         )
     out.print(f"{why(outcome, config)}")
+    if "best_epoch" in summary:
+        best, loss = summary["best_epoch"], summary["valid_loss"]
+        out.print(f"kept: the parameters of epoch {best}, with the lowest validation loss, {loss:.4g}")
     part, metric = "held-out" if task.data.held_out else "training", task.metric
     score = metric.text(summary[f"test_{metric.key}"])
     out.print(
@@ -168,6 +200,7 @@ def _restored(config: Config, checkpoints: Checkpoints, like: State, out: Consol
 def _introduce(config: Config, task: Task, state: State, out: Console) -> None:
     data = task.data
     held = f"{len(data.test_x):,} held out" if data.held_out else "none held out"
+    held += "" if data.valid_x is None else f", {len(data.valid_x):,} for validation"
     mesh = None if config.is_sweep else choose_devices(config)
     out.print(f"device    {report.device(mesh.size if mesh else 1)}, jax {jax.__version__}")
     out.print(f"data      {data.name}: {len(data.x):,} training examples of {list(data.shape)}, {held}")

@@ -26,6 +26,7 @@ from jaxbp.app.schema import (
     Whole,
     build,
     choose,
+    commented_toml,
     to_toml,
     unknown,
 )
@@ -56,6 +57,11 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """leave those out that are left over, which else make a last, smaller step"""
     stop_below: NotNegative = 0.0
     """ε: stop when the loss of an epoch is below this; 0 for never"""
+    validation_share: Share = 0.0
+    """share of the examples to train on that is set apart to choose the epoch whose parameters are kept,
+    that with the lowest loss on it; 0 for none: those of the last epoch are kept"""
+    patience: Whole = 0
+    """stop after so many epochs without a lower validation loss; 0 for never"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """dtype of activations and errors; parameters, optimizer and loss are float32 all the same"""
     shuffle: bool = True
@@ -142,6 +148,10 @@ class Config(Section, frozen=True, kw_only=True):
     def to_toml(self) -> str:
         return to_toml(self.sections())
 
+    def to_commented_toml(self) -> str:
+        """The same, every field with its meaning, its choices and its default."""
+        return commented_toml({name: getattr(self, name) for name in SECTIONS}, REGISTRIES)
+
 
 # What `jaxbp train` trains without a CONFIG; the same as configs/digits_mlp.toml, which may not be there.
 DIGITS_MLP = Config(
@@ -191,6 +201,14 @@ def _check(config: Config, origin: Origin) -> None:
             f'{origin("train.label_smoothing")}: expected 0, since train.loss is "{loss}" and not '
             f'"cross_entropy", got {config.train.label_smoothing:g}'
         )
+    train = config.train
+    if train.patience and not train.validation_share:
+        raise InputError(
+            f"{origin('train.patience')}: expected train.validation_share above 0, since what is held "
+            "out is no judge of when to stop: the result on it would be too good"
+        )
+    if train.validation_share and config.is_sweep:
+        raise InputError(f"{origin('train.validation_share')}: expected 0 for a sweep")
     if config.optimizer.warmup > config.train.epochs:
         raise InputError(
             f"{origin('optimizer.warmup')}: expected at most train.epochs = {config.train.epochs}, "
@@ -289,6 +307,7 @@ def same_run(a: Config, b: Config, may_differ: Collection[str] = ()) -> Sequence
         "train.checkpoint_minutes",
         "train.devices",
         "train.prove",
+        "train.patience",
         "train.stop_below",
     }
     found_for = a.private.epsilon or b.private.epsilon  # noise for a number of epochs

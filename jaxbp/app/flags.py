@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from jaxbp.app.config import REGISTRIES, SECTIONS, Config, from_sections, listed_configs
-from jaxbp.app.schema import choose, names, one, unknown
+from jaxbp.app.schema import choose, names, one, summary, unknown
 from jaxbp.layer import InputError
 
 HELP = ("-h", "--help")
+KIND = re.compile(r"(data|model|optimizer)\.name=\S+")  # after --help, as one would write it in a config
 
-
-SWITCHES = ("resume", "resume_on_other_data")  # flags that are no field of a config
+SWITCHES = {  # flags that are no field of a config
+    "resume": "go on with the run in this folder, from its last checkpoint",
+    "resume_on_other_data": "the same on data that is not what the run began with",
+    "print_config": "print the config as TOML, every field with its meaning, and train nothing",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +37,39 @@ class Resume:
         return self.asked or self.on_other_data
 
 
-def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, Resume]:
-    """`(config with the flags in argv, --resume)`; `where` is the name of the config's file."""
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a command line asks for besides a config."""
+
+    resume: Resume
+    print_config: bool = False
+
+
+def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, Asked]:
+    """`(config with the flags in argv, what else they ask)`; `where` is the name of the config's file."""
     import tyro
 
+    helping = any(token in HELP for token in argv)
+    argv = [f"--{token}" if helping and KIND.fullmatch(token) else token for token in argv]
     given = [_flag(token) for token in argv if token.startswith("--")]
     config = _switch(config, argv)
     # One struct with the kinds that were chosen, so that their own fields become flags too.
     fields: Any = [(name, type(getattr(config, name))) for name in SECTIONS]
     space = {"__doc__": Config.__doc__}
-    cls = msgspec.defstruct(
-        "Flags", [*fields, *((name, bool, False) for name in SWITCHES)], namespace=space, kw_only=True
-    )
+    switches: Any = [
+        (name, Annotated[bool, tyro.conf.arg(help=text), tyro.conf.FlagCreatePairsOff], False)
+        for name, text in SWITCHES.items()
+    ]
+    cls = msgspec.defstruct("Flags", [*fields, *switches], namespace=space, kw_only=True)
     default = cls(**{name: getattr(config, name) for name in SECTIONS})
-    if any(token in HELP for token in argv):
+    if helping:
         about = f"{Config.__doc__} By name: {', '.join(sorted(listed_configs()))}."
-        tyro.cli(cls, default=default, args=["--help"], prog="jaxbp train [CONFIG]", description=about)
+        try:
+            tyro.cli(
+                cls, default=default, args=["--help"], prog="jaxbp train [CONFIG]", description=about
+            )
+        finally:  # tyro ends the process, and its help knows no kinds but those chosen
+            print(_kinds())
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             parsed: Any = tyro.cli(cls, default=default, args=list(argv), prog="jaxbp train")
@@ -58,7 +81,22 @@ def override(config: Config, argv: Sequence[str], where: str) -> tuple[Config, R
         return f"--{field}" if field in given else f"{where}: {field}" if where else field
 
     raw = {name: msgspec.structs.asdict(getattr(parsed, name)) for name in SECTIONS}
-    return from_sections(raw, origin), Resume(*(getattr(parsed, name) for name in SWITCHES))
+    return from_sections(raw, origin), Asked(
+        Resume(parsed.resume, parsed.resume_on_other_data), parsed.print_config
+    )
+
+
+def _kinds() -> str:
+    """What every `name` may be, with a line each."""
+    lines = []
+    for section, registry in REGISTRIES.items():
+        lines.append(f"--{section}.name is one of")
+        width = max(map(len, registry))
+        for name, cls in registry.items():
+            text = textwrap.wrap(summary(cls), 76 - width)
+            lines += [f"  {name:<{width}}  {text[0]}", *(f"  {'':<{width}}  {more}" for more in text[1:])]
+        lines.append("")
+    return "\n".join(lines) + "The fields of a kind: jaxbp train --help data.name=file"
 
 
 def _flag(token: str) -> str:

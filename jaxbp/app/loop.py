@@ -35,7 +35,8 @@ class State:
     """Everything that the next step depends on.
 
     `epoch` epochs are done, and `step` steps of the next one, whose losses so far add up to `loss` (each
-    weighted by its share of the examples). Random keys are those of the seed, `epoch` and `step`.
+    weighted by its share of the examples). Random keys are those of the seed, `epoch` and `step`. `best`
+    are the parameters of epoch `best_epoch`, that with the lowest validation loss, `best_loss`.
     """
 
     params: PyTree
@@ -43,6 +44,20 @@ class State:
     epoch: int = 0
     step: int = 0
     loss: float = 0.0
+    best: PyTree = None
+    best_epoch: int = 0
+    best_loss: float = math.inf
+
+    @property
+    def chosen(self) -> PyTree:
+        """The parameters to keep: the best ones where there is a validation part."""
+        return self.params if self.best_epoch == 0 else self.best
+
+    def judged(self, loss: float) -> State:
+        """The state at the end of an epoch with this validation loss."""
+        if not loss < self.best_loss:
+            return self
+        return dataclasses.replace(self, best=self.params, best_epoch=self.epoch, best_loss=loss)
 
 
 class Stop(StrEnum):
@@ -50,6 +65,7 @@ class Stop(StrEnum):
 
     EPOCHS = "epochs"
     LOSS_BELOW = "loss below train.stop_below"
+    NO_BETTER = "no lower validation loss for train.patience epochs"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
 
@@ -101,7 +117,7 @@ def start(config: Config, task: Task) -> tuple[State, optax.GradientTransformati
     tx = make(config.optimizer, task.steps, config.train.epochs)
     from_data = getattr(config.model, "initializer", "") == "data"
     params = task.init(keys(config.train.seed)[0], from_data)
-    return State(params, tx.init(params)), tx
+    return State(params, tx.init(params), best=params if task.data.valid_x is not None else None), tx
 
 
 class Epochs:
@@ -195,7 +211,8 @@ class Epochs:
         shares = self.weights[state.step : state.step + steps]
         loss = state.loss + float(np.sum(shares * np.asarray(losses, np.float64)))
         took = time.perf_counter() - began
-        return State(params, opt_state, state.epoch, state.step + steps, loss), took
+        new = {"params": params, "opt_state": opt_state, "step": state.step + steps, "loss": loss}
+        return dataclasses.replace(state, **new), took
 
 
 def choose_devices(config: Config) -> Mesh | None:
@@ -233,6 +250,14 @@ def train(
         x, y, state = epochs.x, epochs.y, epochs.place(state)
         test_x, test_y = jnp.asarray(task.data.test_x), jnp.asarray(task.data.test_y)
         sample = slice(0, len(test_x))  # as many training examples as held-out ones
+        valid = [None if a is None else jnp.asarray(a) for a in (task.data.valid_x, task.data.valid_y)]
+
+        def judge(params: PyTree) -> dict[str, Any]:
+            if valid[0] is None:
+                return {}
+            loss, metric, _ = score(params, *valid)
+            return {"valid_loss": loss, f"valid_{key}": metric}
+
         while state.epoch < config.train.epochs:
             took, seen, first = 0.0, 0.0, state.step
             for new, spent in epochs.calls(state):
@@ -259,16 +284,22 @@ def train(
                 key: metric,
                 "test_loss": test_loss,
                 f"test_{key}": test_metric,
+                **judge(state.params),
                 "seconds": took,
                 "examples_per_second": seen / took if took else 0.0,
             }
-            state = State(state.params, state.opt_state, state.epoch + 1)
+            state = dataclasses.replace(state, epoch=state.epoch + 1, step=0, loss=0.0)
+            if "valid_loss" in record:
+                state = state.judged(record["valid_loss"])
             seconds += took
             steady.append(record["examples_per_second"])
             history.append(record)
             on_epoch(state, record)
             if record["loss"] < config.train.stop_below:
                 reason = Stop.LOSS_BELOW
+                break
+            if 0 < config.train.patience <= state.epoch - state.best_epoch:
+                reason = Stop.NO_BETTER
                 break
     except KeyboardInterrupt:
         reason = Stop.INTERRUPTED
@@ -291,6 +322,8 @@ def why(outcome: Outcome, config: Config) -> str:
     if outcome.reason is Stop.LOSS_BELOW:
         loss = outcome.history[-1]["loss"]
         return f"stopped after {epoch} epochs: the loss {loss:.4g} is below {config.train.stop_below:g}"
+    if outcome.reason is Stop.NO_BETTER:
+        return f"stopped after {epoch} epochs, {config.train.patience} without a lower validation loss"
     if outcome.interrupted:
         more = f" and {outcome.state.step} steps" if outcome.state.step else ""
         return f"interrupted after {epoch} epochs{more}; --resume goes on from there"

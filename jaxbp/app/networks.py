@@ -6,13 +6,17 @@ flattens every example, `image` keeps `[height, width, channels]`, `tokens` keep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import difflib
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
 
 from jaxbp import layers
-from jaxbp.app.schema import Count, Section, Share
+from jaxbp.app.schema import OWN, Count, Section, Share
 from jaxbp.compose import Chain
 from jaxbp.layer import InputError, Layer
 from jaxbp.models import autoencoder, char_lstm, gpt, lenet, mlp, resnet
@@ -231,6 +235,50 @@ def _tokens(dataset: Dataset, name: str) -> int:
     return dataset.shape[0]
 
 
+class Own(Model, frozen=True, kw_only=True):
+    """Your own: `build(data)` in my_module.py here, or in an installed module, returns a layer.
+
+    `data.outputs` is how many numbers the network must give for an input of `data.shape`.
+    """
+
+    takes: ClassVar[str] = "any"  # inputs as the data has them
+
+    name: str = OWN
+    """the module and the function in it"""
+
+    def build(self, dataset: Dataset) -> Layer:
+        net = own_function(self.name)(dataset)
+        if not isinstance(net, Layer):
+            raise InputError(f'model.name: "{self.name}" returned {type(net).__name__}, expected a layer')
+        return net
+
+
+def own_function(name: str) -> Any:
+    """What `module:function` names; a module in the folder that the command runs in comes first."""
+    module, _, function = name.partition(":")
+    here, what = os.getcwd(), f'model.name: "{name}"'
+    sys.path.insert(0, here)
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if not error.name or not module.startswith(error.name):
+            raise InputError(f"{what}: {module} imports {error.name}, which is not there") from None
+        raise InputError(
+            f"{what}: no module {module} in {here} and none that is installed; run this in the folder of "
+            f"{module.split('.')[0]}.py, or put that on PYTHONPATH"
+        ) from None
+    except SyntaxError as error:
+        raise InputError(f"{what}: {error.filename}, line {error.lineno}: {error.msg}") from None
+    finally:
+        sys.path.remove(here)
+    if not callable(getattr(found, function, None)):
+        there = [key for key, value in vars(found).items() if callable(value) and key[0] != "_"]
+        hint = difflib.get_close_matches(function, there, n=1)
+        more = f'; did you mean "{module}:{hint[0]}"?' if hint else ""
+        raise InputError(f"{what}: no function {function!r} in {found.__file__}{more}")
+    return getattr(found, function)
+
+
 MODELS: dict[str, type[Model]] = {
     "mlp": MLP,
     "autoencoder": Autoencoder,
@@ -238,4 +286,5 @@ MODELS: dict[str, type[Model]] = {
     "resnet": ResNet,
     "gpt": GPT,
     "char_lstm": CharLSTM,
+    OWN: Own,
 }

@@ -60,6 +60,8 @@ def draw_curves(
         left, right = figure.subplots(1, 2)
         for axes, name, text in ((left, "loss", "Loss"), (right, metric.key, _title(metric))):
             parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
+            if f"valid_{name}" in history[0]:
+                parts.insert(1, (f"valid_{name}", "validation", GREY))
             for key, label, color in parts:
                 values = _numbers(record[key] for record in history)
                 axes.plot(epochs, values, color=color, label=label, linewidth=1.8, marker=marker)

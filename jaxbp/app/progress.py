@@ -40,7 +40,8 @@ class Reporter:
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Show an epoch's record."""
-        score = self.metric.short(record[f"test_{self.metric.key}"])
+        key = self.metric.key  # of the validation part where there is one: it is what decides
+        score = self.metric.short(record.get(f"valid_{key}", record[f"test_{key}"]))
         text = (
             f"loss {record['loss']:<9.4g} {self.metric.title} {score:>6} "
             f"{record['examples_per_second']:>9,.0f} ex/s"

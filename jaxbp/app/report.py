@@ -137,7 +137,7 @@ def finish(
     private: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write parameters, pictures and summary; returns the summary, with what was `private` of the run."""
-    data, params, mesh = task.data, outcome.state.params, choose_devices(config)
+    data, params, mesh = task.data, outcome.state.chosen, choose_devices(config)
     keep_description(path, task)
     save_params(path / "params.safetensors", params)
     score = make_score(task.net, task.loss, data.kind)
@@ -158,6 +158,7 @@ def finish(
         "batches": batches(task),
         "train_loss": records[-1]["loss"] if records else None,
         "epochs": outcome.state.epoch,
+        **_chosen(outcome, records),
         "steps_of_the_next": outcome.state.step,
         "stopped": outcome.stopped,
         "seconds": round(sum(record["seconds"] for record in records), 3),
@@ -169,6 +170,15 @@ def finish(
     }
     write(path / "summary.json", to_json(summary, indent=2) + "\n")
     return summary
+
+
+def _chosen(outcome: Outcome, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whose epoch's parameters are kept, where a validation part chose, and how good they were on it."""
+    state = outcome.state
+    if not state.best_epoch:
+        return {}
+    best = next((record for record in records if record["epoch"] == state.best_epoch), {})
+    return {"best_epoch": state.best_epoch, **{k: best[k] for k in best if k.startswith("valid_")}}
 
 
 def _draw_values(path: Path, data: Dataset, predicted: np.ndarray) -> None:

@@ -7,9 +7,13 @@ line: `configs/x.toml: train.epochs: expected a positive integer, got "ten"`.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import json
 import math
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -23,6 +27,8 @@ Whole = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+
+OWN = "module:function"  # the name in a registry under which one's own goes
 
 Origin = Callable[[str], str]
 """From a field's path (`train.epochs`) to what an error calls it (`configs/x.toml: train.epochs`)."""
@@ -78,6 +84,8 @@ def unknown(what: str, noun: str, got: str, known: Iterable[str]) -> str:
 def choose(registry: Mapping[str, type[T]], raw: Any, what: str) -> type[T]:
     """The struct that `raw["name"]` names in a registry."""
     name = raw.get("name", next(iter(registry))) if isinstance(raw, Mapping) else raw
+    if OWN in registry and isinstance(name, str) and re.fullmatch(r"[\w.]+:\w+", name):
+        return registry[OWN]
     if not isinstance(name, str) or name not in registry:
         close = difflib.get_close_matches(str(name), registry, n=1)
         hint = f'; did you mean "{close[0]}"?' if close else ""
@@ -128,3 +136,48 @@ def to_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
         lines = [f"{key} = {show(value)}" for key, value in values.items()]
         parts.append("\n".join([f"[{section}]", *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+# --- what a config says of itself ---------------------------------------------------------------------
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Of every field of a section, the text below it in the source, on one line."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not (isinstance(base, type) and issubclass(base, Section)):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                found[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return {name: found.get(name, "") for name in names(cls)}
+
+
+def summary(cls: type) -> str:
+    """The first line of what a kind says of itself."""
+    return inspect.cleandoc(cls.__doc__ or "").splitlines()[0]
+
+
+def commented_toml(sections: Mapping[str, Any], registries: Mapping[str, Mapping[str, type]]) -> str:
+    """Sections as TOML: every field with its meaning, its choices, and its default if it has another."""
+    parts = []
+    for section, struct in sections.items():
+        cls = type(struct)
+        texts, types = meanings(cls), names(cls)
+        defaults = {field.name: field.default for field in msgspec.structs.fields(cls)}
+        lines = [f"# {summary(cls)}", f"[{section}]"]
+        for key, value in msgspec.structs.asdict(struct).items():
+            kinds = registries.get(section, {}) if key == "name" else {}
+            allowed = ", ".join(kinds) or _choices(types[key])
+            said = f"{texts[key]}; one of {allowed}" if allowed else texts[key]
+            other = "" if value == defaults[key] or kinds else f" (default: {show(defaults[key])})"
+            lines += [f"# {line}" for line in textwrap.wrap(said + other, 98)]
+            lines.append(f"{key} = {show(value)}")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _choices(kind: Any) -> str:
+    return ", ".join(get_args(kind)) if get_origin(kind) is Literal else ""

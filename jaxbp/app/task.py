@@ -15,6 +15,7 @@ from jaxbp.app.augment import make_augment
 from jaxbp.app.config import LOSSES, Config
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.dataset import Kind
+from jaxbp.app.networks import Own
 from jaxbp.layer import InputError, Layer, PyTree
 from jaxbp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from jaxbp.precision import wide, with_precision
@@ -107,12 +108,37 @@ def make_task(config: Config) -> Task:
         data = data.as_image()
     data = data.reproduced() if config.model.reproduces else data
     data = _targets(config, data)
+    if config.train.validation_share:
+        data = data.with_validation(config.train.validation_share, config.train.seed)
     if config.train.batch_size > len(data.x):
         raise InputError(
             f"train.batch_size: expected at most the {len(data.x)} training examples, "
             f"got {config.train.batch_size}"
         )
-    return dataclasses.replace(task_of(config, data), augment=make_augment(config, data))
+    task = task_of(config, data)
+    if isinstance(config.model, Own):
+        _check_outputs(config, task)
+    return dataclasses.replace(task, augment=make_augment(config, data))
+
+
+def _check_outputs(config: Config, task: Task) -> None:
+    """One's own network gives what the data's targets are compared with."""
+    like, data = task.like(), task.data
+    try:
+        params = jax.eval_shape(task.net.init, jax.random.key(0), like)
+        y = jax.eval_shape(task.net, params, like)
+    except InputError as error:
+        raise InputError(
+            f'model.name: "{config.model.name}" on inputs of shape {list(data.shape)}: {error}'
+        ) from None
+    inner = data.shape if data.labelled and data.y.ndim > 1 else ()
+    wanted = (task.batch_size, *inner, data.outputs)
+    if getattr(y, "shape", None) != wanted:
+        got = list(y.shape) if hasattr(y, "shape") else type(y).__name__
+        raise InputError(
+            f'model.name: "{config.model.name}": expected an output of shape {list(wanted)} for a batch '
+            f"of {task.batch_size} (data.outputs = {data.outputs}), got {got}"
+        )
 
 
 def task_of(config: Config, data: Dataset) -> Task:

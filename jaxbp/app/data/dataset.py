@@ -46,6 +46,8 @@ class Dataset:
     target_columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what whoever trains on it should know
     fingerprint: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of what the file holds
+    valid_x: np.ndarray | None = None  # of the examples to train on, those that choose the best epoch
+    valid_y: np.ndarray | None = None
     start: Any = None  # initial parameters of an MLP that come with the data
 
     @property
@@ -105,6 +107,18 @@ class Dataset:
             kind="values",
             target_scale=self.scale,
             target_columns=self.columns,
+        )
+
+    def with_validation(self, share: float, seed: int) -> Dataset:
+        """The same with a share of the examples to train on set apart, the same of every class."""
+        y = self.y
+        if self.kind == "values" or (self.labelled and y.ndim > 1):
+            kind = "values"
+        else:
+            kind, y = "classes", y if self.labelled else y.argmax(axis=-1) if y.shape[-1] > 1 else y[:, 0]
+        train, valid = split(y, share, seed, kind, "train.validation_share")
+        return dataclasses.replace(
+            self, x=self.x[train], y=self.y[train], valid_x=self.x[valid], valid_y=self.y[valid]
         )
 
     def inputs(self, raw: np.ndarray, what: str, at: At | None = None) -> np.ndarray:
@@ -179,7 +193,9 @@ class Data(Section, frozen=True, kw_only=True):
         raise InputError(f"data.name: {self.name!r} cannot be loaded")
 
 
-def split(y: np.ndarray, share: float, seed: int, kind: Kind = "classes") -> tuple[Any, Any]:
+def split(
+    y: np.ndarray, share: float, seed: int, kind: Kind = "classes", field: str = "data.test_share"
+) -> tuple[Any, Any]:
     """`(rows to train on, rows held out)`: `⌈share · n⌉` are held out, each class by its share of them.
 
     Of values, which have no classes, any are.
@@ -194,7 +210,7 @@ def split(y: np.ndarray, share: float, seed: int, kind: Kind = "classes") -> tup
     cut = math.ceil(share * len(y))
     if not 0 < cut < len(y):
         raise InputError(
-            f"data.test_share: {share} of {len(y)} examples leaves {cut} to test on and "
+            f"{field}: {share} of {len(y)} examples leaves {cut} to test on and "
             f"{len(y) - cut} to train on; expected at least one of each"
         )
     return np.sort(held[cut:]), np.sort(held[:cut])

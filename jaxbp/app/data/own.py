@@ -194,11 +194,10 @@ def _as_in_training(part: Part, first: Part) -> Part:
         missing = [name for name in first.columns if name not in part.columns]
         more = [name for name in part.columns if name not in first.columns]
         if missing or more or len({*part.columns}) != len(part.columns):
-            said = (
-                f"{missing[0]!r} is missing" if missing else f"{', '.join(more) or 'a name'} is too much"
-            )
+            said = [f"{name!r} is missing" for name in missing] + [f"{name!r} is new" for name in more]
+            said = said or ["a name is there twice"]
             raise InputError(
-                f"{part.where[0]}: expected the columns of {first.where[0]}, in any order: {said}"
+                f"{part.where[0]}: expected the columns of {first.where[0]}, in any order: {said[0]}"
             )
         order = [part.columns.index(name) for name in first.columns]
         part = dataclasses.replace(part, x=part.x[:, order], columns=first.columns, at=None)
