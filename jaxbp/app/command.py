@@ -53,8 +53,8 @@ def new(argv: Sequence[str]) -> int:
     argv, usage = list(argv), "jaxbp new CONFIG FILE.toml [--section.field value …]"
     if {*argv} & {*HELP}:
         print(
-            f"usage: {usage}\n\nWrite a config to start from: every field of CONFIG (a name or a file) with "
-            "its meaning.\nFlags are those of jaxbp train, such as --data.name file --model.name lenet."
+            f"usage: {usage}\n\nWrite a config to start from: every field of CONFIG (a name or a file) "
+            "with its meaning.\nFlags are those of jaxbp train: --data.name file --model.name lenet."
         )
         return 0
     if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):

@@ -280,7 +280,7 @@ class PositionEmbedding(Layer):
             raise InputError(f"{self}: expected x as [..., time, features], got {shape_text(x)}")
         if self.kind == "learned":
             length = self.length or x.shape[-2]
-            if params is not None:
+            if params is not None and not self.length:
                 require_params(self, params, "p")
                 length = len(params["p"])
             if x.shape[-2] > length:

@@ -15,7 +15,7 @@ from jaxbp.app.config import (
     read_config,
     same_run,
 )
-from jaxbp.app.flags import Resume, override
+from jaxbp.app.flags import Asked, Resume, override
 from jaxbp.cli import main
 from jaxbp.layer import InputError
 
@@ -217,7 +217,7 @@ def test_texts_are_quoted_on_the_way_to_toml(tmp_path):
 
 
 def test_flags_override_every_kind_of_field():
-    config, resume = override(
+    config, asked = override(
         DIGITS_MLP,
         [
             "--train.epochs",
@@ -241,9 +241,9 @@ def test_flags_override_every_kind_of_field():
     assert (config.train.epochs, config.run.folder, config.train.shuffle) == (7, "there", False)
     assert (config.model.hidden, config.data.test_share) == ((4, 5), 0.5)  # pyright: ignore
     assert (config.optimizer.learning_rate, config.sweep.seeds) == (0.01, (1, 2))
-    assert resume == Resume(asked=True)
-    assert override(DIGITS_MLP, [], "") == (DIGITS_MLP, Resume())
-    assert override(DIGITS_MLP, ["--resume-on-other-data"], "")[1].on_other_data
+    assert asked == Asked(Resume(asked=True))
+    assert override(DIGITS_MLP, [], "") == (DIGITS_MLP, Asked(Resume()))
+    assert override(DIGITS_MLP, ["--resume-on-other-data"], "")[1].resume.on_other_data
     assert not Resume()
 
 
@@ -283,3 +283,73 @@ def test_what_a_resumed_run_may_change():
 def test_a_message_is_an_input_error():
     with pytest.raises(InputError, match="no such file"):
         read_config(Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize("name", ["digits_lenet", "gpt", "diabetes"])
+def test_a_new_config_has_every_field_with_its_meaning_and_is_the_same(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", name, "mine.toml", "--train.epochs", "7"]) == 0
+    mine, theirs = read_config(tmp_path / "mine.toml"), read_config(ROOT / "configs" / f"{name}.toml")
+    train = msgspec.structs.replace(theirs.train, epochs=7)
+    run = msgspec.structs.replace(theirs.run, name="mine")
+    assert mine == msgspec.structs.replace(theirs, train=train, run=run)
+    lines = (tmp_path / "mine.toml").read_text().splitlines()
+    for section, values in mine.sections().items():
+        assert f"[{section}]" in lines
+        for key in values:  # each has at least a word on what it means
+            at = next(i for i, line in enumerate(lines) if line.startswith(f"{key} = "))
+            assert len(lines[at - 1]) > len("# word")
+            lines.pop(at)
+
+
+def test_a_config_is_printed_and_nothing_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits_mlp", "--data.name", "file", "--print-config"]) == 0
+    (tmp_path / "printed.toml").write_text(text := capsys.readouterr().out)
+    assert read_config(tmp_path / "printed.toml").data == REGISTRIES["data"]["file"]()
+    assert "# η: the size of a step (default: 0.1)\nlearning_rate = 0.3" in text
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["digits_mlp"], "new: expected jaxbp new CONFIG FILE.toml"),
+        (["digits_mlp", "x.txt"], "x.txt: expected the name of a .toml file"),
+        (["digits_mlp", "there.toml"], "there.toml: is there already"),
+        (["digits_mpl", "x.toml"], "digits_mpl: no such config"),
+    ],
+)
+def test_a_new_config_overwrites_nothing(argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.toml").write_text("[data]")
+    assert main(["new", *argv]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there.toml"]
+
+
+def test_help_lists_what_every_name_may_be_and_the_fields_of_a_kind(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help", "data.name=file"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for registry in REGISTRIES.values() for name in registry)
+    assert "--data.test-path" in text
+    assert "--print-config" in text
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[train]\npatience = 3", "train.patience: expected train.validation_share above 0"),
+        (
+            "[train]\nvalidation_share = 0.1\n[sweep]\nseeds = [1, 2]",
+            "train.validation_share: expected 0 for a sweep",
+        ),
+        ('[model]\nname = "mine:build:it"', "model.name: expected one of mlp"),
+    ],
+)
+def test_fields_that_do_not_go_together(section, message, tmp_path):
+    (tmp_path / "x.toml").write_text(section)
+    with pytest.raises(InputError) as error:
+        read_config(tmp_path / "x.toml")
+    assert str(error.value).startswith(f"{tmp_path / 'x.toml'}: {message}")

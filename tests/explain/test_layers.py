@@ -72,7 +72,10 @@ NETS = {
         np.array([1, 3, 0]),
     ),
     "recurrence": (Chain(bp.LSTM(2), bp.GRU(2, reverse=True), bp.Residual(bp.RNN(2)), Dense(1)), (3, 2)),
-    "by autodiff": (Chain(bp.Branch(bp.RNN(2), bp.Auto(wave, make_wave)), Dense(1)), (2, 2)),
+    "by autodiff": (
+        Chain(bp.Branch(bp.RNN(2), bp.Auto(wave, make_wave)), bp.LastStep(), Dense(1)),
+        (2, 2),
+    ),
     "again": (
         Chain(
             bp.Recompute(Chain(Dense(3), bp.Tanh())),

@@ -142,7 +142,7 @@ def test_no_gradient_of_ids_reaches_the_user_as_an_array() -> None:
         (lambda: Embedding(7, 5)({"w": W}, jnp.ones(3)), "integer dtype, got float64"),
         (lambda: Embedding(8, 5)({"w": W}, IDS), r"w of shape \[8, 5\], got \[7, 5\]"),
         (lambda: PositionEmbedding("absolute"), "expected a kind of learned"),
-        (lambda: PositionEmbedding("learned"), "length must be a positive integer"),
+        (lambda: PositionEmbedding("learned", 0), "length must be a positive integer"),
         (
             lambda: PositionEmbedding("learned", 2)({}, jnp.ones((1, 3, 4))),
             "longer than the table: 3 > 2",
@@ -183,3 +183,12 @@ def test_agrees_with_flax() -> None:
     ours, saved = Embedding(7, 5).forward({"w": W}, IDS)
     close(ours, y)
     close(Embedding(7, 5).backward({"w": W}, saved, dy)[0]["w"], vjp(dy)[0]["embedding"])
+
+
+def test_a_table_without_a_length_is_as_long_as_what_init_sees() -> None:
+    layer, x = PositionEmbedding(), normal(1, (2, 5, 4), "float64")
+    params = layer.init(jax.random.key(0), x)
+    assert params["p"].shape == (5, 4)
+    np.testing.assert_array_equal(layer(params, x[:, :3]), x[:, :3] + params["p"][:3])
+    with pytest.raises(InputError, match="longer than the table: 6 > 5"):
+        layer(params, jnp.ones((1, 6, 4)))
