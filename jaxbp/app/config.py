@@ -239,6 +239,11 @@ def _check_private(config: Config, origin: Origin) -> None:
             f"{origin('private.clip_examples')}: expected 0 in a sweep (the best of several runs cost "
             f"more ε than each of them), got {wanted.clip_examples:g}"
         )
+    if wanted.clip_examples and config.train.validation_share:
+        raise InputError(
+            f"{origin('train.validation_share')}: expected 0 in a private run: which epoch is kept would "
+            "tell of the examples that chose it"
+        )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jaxbp.bridge import with_gradient
 from jaxbp.layer import InputError, Layer, PyTree
@@ -174,7 +175,7 @@ class Donating:
         seen: set[int] = set()
 
         def own(leaf: Any) -> Any:
-            if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+            if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
                 return leaf
             if leaf.is_deleted():
                 raise InputError(

@@ -345,6 +345,10 @@ def test_help_lists_what_every_name_may_be_and_the_fields_of_a_kind(capsys):
             "[train]\nvalidation_share = 0.1\n[sweep]\nseeds = [1, 2]",
             "train.validation_share: expected 0 for a sweep",
         ),
+        (
+            "[train]\nvalidation_share = 0.1\n[private]\nclip_examples = 1.0",
+            "train.validation_share: expected 0 in a private run",
+        ),
         ('[model]\nname = "mine:build:it"', "model.name: expected one of mlp"),
     ],
 )

@@ -90,7 +90,7 @@ def test_columns_by_their_names(tmp_path, suffix, mark):
     [
         (
             {},
-            "line 2, column 1 (id): expected a number, got 'p0'; a column of words is no input: data.skip",
+            "line 2, column 1 (id): expected a number, got 'p0'; a column of words is no input",
         ),
         ({"target": "sort"}, "data.target: 'sort': expected one of the columns id, kind, width"),
         ({"skip": ("ids",)}, "data.skip: 'ids': expected one of the columns id"),

@@ -189,6 +189,6 @@ def test_a_table_without_a_length_is_as_long_as_what_init_sees() -> None:
     layer, x = PositionEmbedding(), normal(1, (2, 5, 4), "float64")
     params = layer.init(jax.random.key(0), x)
     assert params["p"].shape == (5, 4)
-    np.testing.assert_array_equal(layer(params, x[:, :3]), x[:, :3] + params["p"][:3])
+    np.testing.assert_array_equal(layer(params, x[:, :3]), x[:, :3] + params["p"][None, :3])
     with pytest.raises(InputError, match="longer than the table: 6 > 5"):
         layer(params, jnp.ones((1, 6, 4)))
