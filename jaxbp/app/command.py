@@ -56,7 +56,7 @@ def new(argv: Sequence[str]) -> int:
             f"usage: {usage}\n\nWrite a config to start from: every field of CONFIG (a name or a file) "
             "with its meaning.\nFlags are those of jaxbp train: --data.name file --model.name lenet."
         )
-        return 0
+        raise SystemExit(0)
     if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
         raise InputError(f"new: expected {usage}")
     path = Path(argv.pop(1))

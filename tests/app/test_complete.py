@@ -377,7 +377,7 @@ def test_ctrl_c_before_the_first_checkpoint_can_be_gone_on_from(
         name = ["--run.name", f"cut{len(sweep)}", *sweep]
         with monkeypatch.context() as patch:
             if sweep:
-                patch.setattr("jaxbp.app.task.measure", interrupt)
+                patch.setattr("jaxbp.app.sweep.measure", interrupt)
             else:
                 patch.setattr(loop, "all_finite", interrupt)
             assert main([*flags, *name]) == 130
