@@ -49,6 +49,7 @@ from jaxbp.train.sweep import make_sweep
 
 if TYPE_CHECKING:
     from jaxbp import beyond
+    from jaxbp.app.run import load_run
     from jaxbp.check.nonfinite import locate_nonfinite
     from jaxbp.check.report import Report
     from jaxbp.check.sensitivity import check_sensitivity
@@ -119,6 +120,7 @@ __all__ = [
     "explain_function",
     "explain_weight",
     "gradient",
+    "load_run",
     "locate_nonfinite",
     "make_epoch",
     "make_step",
@@ -137,6 +139,7 @@ _LATER = {
     "check_sensitivity": "jaxbp.check.sensitivity",
     "explain_function": "jaxbp.explain",
     "explain_weight": "jaxbp.explain",
+    "load_run": "jaxbp.app.run",
     "locate_nonfinite": "jaxbp.check.nonfinite",
 }
 

@@ -35,6 +35,7 @@ PACKAGES = {
     "tyro": "tyro",
     "rich": "rich",
     "matplotlib": "matplotlib",
+    "PIL": "pillow",
     "orbax": "orbax-checkpoint",
     "safetensors": "safetensors",
     "sklearn": "scikit-learn",

@@ -177,14 +177,17 @@ def draw_sweep(
         right.legend()
 
 
-def draw_fit(path: Path, true: np.ndarray, predicted: np.ndarray, held_out: bool = True) -> None:
-    """Predicted against true values; perfect predictions lie on the diagonal."""
+def draw_fit(
+    path: Path, true: np.ndarray, predicted: np.ndarray, held_out: bool = True, name: str = ""
+) -> None:
+    """Predicted against true values of what has this `name`; perfect predictions lie on the diagonal."""
     low, high = (f(f(true), f(predicted)) for f in (min, max))
     with _figure(path, figsize=(4.4, 4.4)) as figure:
         axes = figure.subplots()
         axes.plot([low, high], [low, high], color=GREY, linewidth=1)
         axes.scatter(true, predicted, s=14, color=TEST if held_out else TRAIN, alpha=0.7, linewidths=0)
-        axes.set(xlabel="true", ylabel="predicted", aspect="equal")
+        label = _plain(name) and f" {_plain(name)}"
+        axes.set(xlabel=f"true{label}", ylabel=f"predicted{label}", aspect="equal")
         axes.set_title("Held-out examples" if held_out else "Training examples")
 
 

@@ -188,7 +188,8 @@ def _draw_values(path: Path, data: Dataset, predicted: np.ndarray) -> None:
         shape = (-1, *data.image)
         draw_images(path / "images.png", true.reshape(shape), guess.reshape(shape))
     elif data.outputs == 1:
-        draw_fit(path / "fit.png", true[:, 0], guess[:, 0], data.held_out)
+        name = "".join(data.target_columns)
+        draw_fit(path / "fit.png", true[:, 0], guess[:, 0], data.held_out, name)
 
 
 def batches(task: Task) -> dict[str, int]:

@@ -8,11 +8,11 @@ import io
 import json
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -21,11 +21,11 @@ from rich.table import Table
 from jaxbp.app import report
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.cells import Cells, read_cells
-from jaxbp.app.data.description import FILE, describe, described, differences, read_description
 from jaxbp.app.data.files import TABLES, read_arrays, require
-from jaxbp.app.task import METRICS, Task, as_values, labels, make_score, make_task, task_of
+from jaxbp.app.data.folders import IMAGES, image_files, read_images
+from jaxbp.app.run import Run, load_run, probabilities, with_examples
+from jaxbp.app.task import METRICS, Task, as_values, labels, make_score
 from jaxbp.layer import InputError
-from jaxbp.weights import load_params
 
 
 def console() -> Console:
@@ -73,23 +73,49 @@ def predict(argv: Sequence[str]) -> int:
         "predict", "run a trained network on new inputs, on the scale of the original data"
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
-    parser.add_argument("file", metavar="FILE", help="a .csv, .tsv, .npy or .npz with one row an input")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a .csv, .tsv, .npy or .npz with one row an input; for images also one, or a folder of them",
+    )
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
-    task, params = reload(given.run)
-    if np.issubdtype(task.data.x.dtype, np.integer):
-        raise InputError(f"{given.run}: is a network for text; jaxbp sample lets it go on with one")
-    x = task.data.inputs(*_read_inputs(task.data, Path(given.file)))
-    prediction = np.asarray(jax.jit(task.net)(params, x), np.float64)
-    rows = _class_rows(task, prediction) if task.data.kind == "classes" else _value_rows(task, prediction)
+    run, names = load_run(given.run), None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        prediction, names = _predicted(run, Path(given.file))
+    for each in said:
+        print(f"jaxbp: warning: {each.message}", file=sys.stderr)
+    make = _class_rows if run.data.kind == "classes" else _value_rows
+    rows = make(run.task, prediction)
+    if names is not None:
+        rows = [("file", *rows[0][1:]), *((n, *row[1:]) for n, row in zip(names, rows[1:], strict=True))]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if given.output:
         report.write(Path(given.output), text.getvalue())
-        print(f"{len(x)} predictions written to {given.output}")
+        print(f"{len(prediction)} predictions written to {given.output}")
     else:
         print(text.getvalue(), end="")
     return 0
+
+
+def _predicted(run: Run, path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """What the network gives for the inputs in a file; for images, with the names of their files."""
+    if not path.is_dir() and path.suffix.lower() not in IMAGES:
+        return run.outputs(*_read_inputs(run.data, path)), None
+    data = run.data
+    if not (data.image and data.pixels):
+        raise InputError(
+            f"{path}: image files go to a network that was trained on images of bytes, such as "
+            f'data.name = "images"; {run.path} was on "{data.name}"'
+        )
+    files = image_files(path) if path.is_dir() else [require(path)]
+    if not files:
+        raise InputError(f"{path}: expected images in this folder, got none")
+    height, width, channels = data.image
+    x = read_images(files, (height, width), grey=channels == 1)
+    return run.outputs(x, str(path)), [file.name for file in files]
 
 
 def _read_inputs(data: Dataset, path: Path) -> tuple[Any, ...]:
@@ -155,16 +181,6 @@ def _value_rows(task: Task, prediction: np.ndarray) -> list[tuple[Any, ...]]:
     return [("row", *names), *((i, *row) for i, row in enumerate(shown))]
 
 
-def probabilities(prediction: np.ndarray) -> np.ndarray:
-    """Softmax of logits, of a single one its sigmoid; a distribution is left as it is."""
-    if prediction.shape[-1] == 1:
-        prediction = np.concatenate([np.zeros_like(prediction), prediction], axis=-1)
-    elif (prediction >= 0).all() and np.allclose(prediction.sum(axis=-1), 1, atol=1e-5):
-        return prediction
-    e = np.exp(prediction - prediction.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 def runs(argv: Sequence[str]) -> int:
     """`jaxbp runs [FOLDER]`: a table of the runs in a folder."""
     parser = Arguments("runs", "list the runs in a folder")
@@ -197,44 +213,6 @@ def _run_row(path: Path) -> list[str]:
         ]
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return ["–", "–", "–", "no summary", "–", "–", "–"]
-
-
-def reload(path: str) -> tuple[Task, Any]:
-    """A run's task, without examples, and trained parameters: nothing outside of its folder is read."""
-    folder = Path(path)
-    config, known = report.open_run(folder), read_description(folder)
-    if known is not None:
-        return _with_params(folder, task_of(config, described(known)))
-    try:
-        return _with_params(folder, make_task(config))
-    except InputError as error:
-        raise InputError(
-            f"{path}: has no {FILE} (it was trained before there was one), so its data is needed: {error}"
-        ) from None
-
-
-def with_examples(path: str) -> tuple[Task, Any]:
-    """The same with the data itself, which must still be the run's."""
-    folder = Path(path)
-    config, known = report.open_run(folder), read_description(folder)
-    try:
-        task = make_task(config)
-    except InputError as error:
-        raise InputError(
-            f"{path}: the held-out examples are needed and not in the run: {error}"
-        ) from None
-    others = differences(known, describe(task.data)) if known else []
-    if others:
-        raise InputError(
-            f"{path}: the data is no longer that of the run: {'; '.join(others)}; what was held out is "
-            "then not known (predict needs no data)"
-        )
-    return _with_params(folder, task)
-
-
-def _with_params(folder: Path, task: Task) -> tuple[Task, Any]:
-    like = jax.eval_shape(task.init, jax.random.key(0))
-    return task, load_params(folder / "params.safetensors", like)
 
 
 class Arguments(argparse.ArgumentParser):

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxbp.app.data.files import require
-from jaxbp.app.results import Arguments, reload
+from jaxbp.app.results import Arguments
+from jaxbp.app.run import reload
 from jaxbp.app.text import VOCABULARY, decode, encode
 from jaxbp.layer import InputError, require_whole
 from jaxbp.models.generate import make_generator

@@ -17,7 +17,7 @@ from jaxbp.app.data.description import describe, described
 from jaxbp.app.loop import State
 from jaxbp.app.pictures import draw_confusion, draw_curves, draw_fit, draw_images
 from jaxbp.app.report import to_json
-from jaxbp.app.results import reload
+from jaxbp.app.run import reload
 from jaxbp.app.task import METRICS, make_task
 from jaxbp.cli import main
 from jaxbp.layer import InputError

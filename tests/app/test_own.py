@@ -1,12 +1,15 @@
 """Your own files, network and validation: taken where they are clear, refused with what to change."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 
+from jaxbp import load_run
 from jaxbp.app.checkpoint import Checkpoints
 from jaxbp.app.config import read_config
+from jaxbp.app.data.folders import Images, read_images
 from jaxbp.app.data.own import File
 from jaxbp.app.loop import State
 from jaxbp.app.networks import Own
@@ -240,3 +243,160 @@ def test_a_resumed_run_knows_its_best_epoch(tmp_path):
         found, _ = checkpoints.restore(State({"w": np.zeros(3)}, (), best={"w": np.zeros(3)}))
     assert (found.best_epoch, found.best_loss) == (1, 0.5)
     np.testing.assert_array_equal(found.chosen["w"], one["w"])
+
+
+# --- folders of images -------------------------------------------------------------------------------
+
+
+def save(path, pixels, mode=None):
+    image = pytest.importorskip("PIL.Image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = image.fromarray(pixels)
+    (picture.convert(mode) if mode else picture).save(path)
+
+
+def folder(root, shape=(4, 5), count=6, mode=None):
+    """Images of `ant`, all dark, and `bee`, all light."""
+    for k, kind in enumerate(("bee", "ant")):
+        for i in range(count):
+            pixels = RNG.integers(0, 100, shape, np.uint8) + np.uint8(150 * (1 - k))
+            save(root / kind / f"{i}.png", pixels, mode)
+    return root
+
+
+def test_a_folder_a_class(tmp_path):
+    root = folder(tmp_path / "own")
+    (root / "ant" / "remarks.txt").write_text("not an image")
+    (root / ".hidden").mkdir()
+    data = Images(path=str(root)).load()
+    assert (data.classes, data.pixels) == (("ant", "bee"), True)
+    assert data.shape == data.image == (4, 5, 1)
+    assert data.notes == ("left out, since they are no images: remarks.txt",)
+    x, y = whole(data)
+    assert len(x) == 12
+    np.testing.assert_array_equal(x.mean(axis=(1, 2, 3)) > 0.5, y == 1)
+    assert sorted(np.bincount(data.test_y)) == [1, 2]
+
+
+def test_a_second_folder_to_test_on_and_a_size(tmp_path):
+    first, second = folder(tmp_path / "a", (4, 5, 3)), folder(tmp_path / "b", (8, 10, 3), 2)
+    with pytest.raises(InputError, match=r"has 8 × 10 pixels, but .* has 4 × 5; data.size"):
+        Images(path=str(first), test_path=str(second)).load()
+    data = Images(path=str(first), test_path=str(second), size=(4, 5)).load()
+    assert (data.x.shape, data.test_x.shape) == ((12, 4, 5, 3), (4, 4, 5, 3))
+    assert Images(path=str(first), grey=True).load().shape == (4, 5, 1)
+    (second / "bee").rename(second / "wasp")
+    with pytest.raises(InputError, match=r"expected the classes of .*, ant, bee, got wasp"):
+        Images(path=str(first), test_path=str(second), size=(4, 5)).load()
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[0, 0] = 10, 20, 30, 255
+    save(tmp_path / "x.png", pixels)
+    (array,) = read_images([tmp_path / "x.png"])
+    assert array[0, 0].tolist() == [10, 20, 30]
+    assert (array[1] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: save(root / "x.png", IMAGES[0]), "in it; the images lie in it without one"),
+        (lambda root: save(root / "ant" / "x.png", IMAGES[0]), "expected at least two classes"),
+        (
+            lambda root: (folder(root), (root / "bee" / "0.png").write_bytes(b"no image")),
+            "0.png: is no image that can be read",
+        ),
+        (
+            lambda root: (folder(root), save(root / "bee" / "0.png", IMAGES[0].astype(np.uint16))),
+            "0.png: expected an image of 8 bits a channel, got mode I",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_read(tmp_path, make, message):
+    make(tmp_path / "own")
+    with pytest.raises(InputError) as error:
+        Images(path=str(tmp_path / "own")).load()
+    assert message in str(error.value)
+
+
+def test_images_are_predicted_by_the_names_of_their_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "own", (4, 4))
+    flags = ["--train.epochs", "9", "--train.batch-size", "4", "--train.no-prove", "--run.name", "own"]
+    data = ["--data.name", "images", "--data.path", "own"]
+    net = ["--model.dropout", "0", "--optimizer.learning-rate", "0.1"]
+    assert main(["train", *data, *flags, *net]) == 0
+    capsys.readouterr()
+    save(tmp_path / "large.png", np.full((9, 8), 240, np.uint8))
+    for given, rows in (
+        ("large.png", ["large.png,bee"]),
+        ("own/ant", [f"{i}.png,ant" for i in range(6)]),
+    ):
+        assert main(["predict", "runs/own", given]) == 0
+        header, *found = capsys.readouterr().out.splitlines()
+        assert header == "file,class,probability"
+        assert [row.rpartition(",")[0] for row in found] == rows
+
+
+# --- a run from Python -------------------------------------------------------------------------------
+
+
+def test_a_run_is_loaded_without_its_data_and_says_what_the_command_says(
+    here, capsys, recwarn, monkeypatch
+):
+    assert main(["train", "own.toml", "--data.standardize"]) == 0
+    x = np.loadtxt("own.csv", delimiter=",", skiprows=1, usecols=(0, 1))
+    (here / "new.csv").write_text("u,v\n" + "\n".join(f"{u},{v}" for u, v in x.tolist()))
+    (here / "own.csv").unlink()
+    run = load_run("runs/own")
+    capsys.readouterr()
+    assert main(["predict", "runs/own", "new.csv"]) == 0
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert run.predict(x).tolist() == [row[1] for row in rows]
+    likeliest = run.probabilities(x).max(axis=-1)
+    np.testing.assert_allclose(likeliest, [float(row[2]) for row in rows], atol=1e-6)
+    assert (run.classes, run.config.model.name) == (("a", "b"), "own_nets:build")
+    assert run.predict(x[0]).shape == (1,)
+    np.testing.assert_allclose(run.net(run.params, run.inputs(x)), run.outputs(x), rtol=1e-5)
+    assert not recwarn.list
+    with pytest.raises(InputError, match="x: expected rows of 2 features"):
+        run.predict(x[:, :1])
+    with pytest.raises(InputError, match="nowhere: no such run folder"):
+        load_run("nowhere")
+
+
+def test_values_are_predicted_in_the_numbers_of_the_data(here):
+    rows = [(i, 3 * i, 1000 + 10 * i) for i in range(20)]
+    table(here / "own.csv", rows, ("u", "v", "price"))
+    flags = ["--data.targets", "values", "--data.standardize", "--train.loss", "squared_error"]
+    small = ["--model.name", "mlp", "--model.hidden", "4", "--train.epochs", "60"]
+    assert main(["train", "own.toml", *flags, *small, "--optimizer.learning-rate", "0.1"]) == 0
+    run = load_run(here / "runs" / "own")
+    predicted = run.predict([[8, 24], [10, 30]])
+    np.testing.assert_allclose(predicted, [[1080], [1100]], atol=10)
+    assert (run.classes, run.data.target_columns) == ((), ("price",))
+    with pytest.raises(InputError, match="predicts values, which have no probabilities"):
+        run.probabilities([[8, 24]])
+
+
+def test_data_in_other_numbers_is_warned_of(here, capsys):
+    """0 … 1 where 0 … 16 was, and the other way round; single rows and half of the size are nothing."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 17, (40, 9)).astype(float)
+    np.savez("own.npz", x=x, y=np.arange(40) % 2)
+    flags = ["--data.path", "own.npz", "--data.divide", "16", "--train.epochs", "1"]
+    assert main(["train", "own.toml", *flags]) == 0
+    run = load_run("runs/own")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (x, x[:1], x[0], x / 2, 2 * x):
+            run.predict(fine)
+    for wrong in (x / 16, 16 * x, x[0] / 16):
+        with pytest.warns(UserWarning, match=r"are about .*, but .* to 16 in what the network"):
+            run.predict(wrong)
+    np.save("new.npy", x / 16)
+    assert main(["predict", "runs/own", "new.npy"]) == 0
+    assert "jaxbp: warning: new.npy: the largest numbers of inputs are about" in capsys.readouterr().err

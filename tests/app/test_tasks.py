@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from jaxbp import Chain, Dense, Dropout, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError, Tanh
 from jaxbp.app.augment import change
 from jaxbp.app.config import read_config
-from jaxbp.app.results import probabilities
+from jaxbp.app.run import probabilities
 from jaxbp.app.task import labels, make_score, make_task
 from jaxbp.cli import main
 

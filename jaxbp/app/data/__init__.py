@@ -5,6 +5,7 @@
 """
 
 from jaxbp.app.data.dataset import Data, Dataset
+from jaxbp.app.data.folders import Images
 from jaxbp.app.data.images import Cifar, Digits, Mnist
 from jaxbp.app.data.own import File
 from jaxbp.app.data.tables import BreastCancer, Diabetes, Notes
@@ -18,6 +19,7 @@ DATA: dict[str, type[Data]] = {
     "diabetes": Diabetes,
     "notes": Notes,
     "file": File,
+    "images": Images,
     "text": Text,
 }
 

@@ -17,6 +17,8 @@ from jaxbp.layer import InputError
 TestShare = Annotated[float, Meta(gt=0, lt=1)]
 Kind = Literal["classes", "values"]
 BYTES = Scale(divide=255.0)
+SAMPLE = 10_000  # examples that say how large they are
+FAR = 4.0  # new examples so many times smaller or larger than those are in other numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Dataset:
     target_columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what whoever trains on it should know
     fingerprint: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of what the file holds
+    sizes: tuple[float, ...] = ()  # how large examples are in the file, see `size_range`
     valid_x: np.ndarray | None = None  # of the examples to train on, those that choose the best epoch
     valid_y: np.ndarray | None = None
     start: Any = None  # initial parameters of an MLP that come with the data
@@ -150,6 +153,37 @@ class Dataset:
         if not self.pixels:
             return within_float32(self.scale.apply(raw), raw, what, at if raw.ndim == 2 else None)
         return pixel_scale(raw, what, trained_on=self.scale).apply(raw)
+
+    def size_range(self) -> tuple[float, ...]:
+        """How large examples are in the file: the largest number of the 1st and of the 99th in 100.
+
+        Nothing where inputs are no numbers on a scale, or bytes and [0, 1], which dtypes tell apart.
+        """
+        if self.sizes or self.pixels or not len(self.x) or self.x.dtype.kind != "f":
+            return self.sizes
+        some = self.x[:: -(-len(self.x) // SAMPLE)]
+        raw = self.scale.undo(some.reshape(len(some), *(self.given or self.shape)))
+        return tuple(float(v) for v in np.quantile(_largest(raw), (0.01, 0.99)))
+
+    def of_another_size(self, raw: np.ndarray, what: str) -> str | None:
+        """A line if new inputs cannot be in the numbers that the network was trained on."""
+        if not self.sizes or not raw.size:
+            return None
+        low, high = self.sizes
+        one = raw.shape in (self.given or self.shape, (math.prod(self.shape),))
+        size = float(np.median(_largest(raw[None] if one else raw)))
+        if low / FAR <= size <= high * FAR:
+            return None
+        return (
+            f"{what}: the largest numbers of inputs are about {size:.3g}, but {low:.3g} to {high:.3g} in "
+            "what the network was trained on; give them in the same units, unscaled"
+        )
+
+
+def _largest(raw: np.ndarray) -> np.ndarray:
+    """Of every example the largest absolute value."""
+    flat = np.asarray(raw).reshape(len(raw), -1)
+    return np.abs(flat.astype(np.float64)).max(axis=1)
 
 
 def pixel_scale(images: np.ndarray, what: str, trained_on: Scale | None = None) -> Scale:

@@ -39,6 +39,7 @@ def describe(data: Dataset) -> dict[str, Any]:
             "image": list(data.image),
             "pixels": data.pixels,
             "scale": data.scale.to_json(),
+            "sizes": list(data.size_range()),
         },
         "targets": {
             "outputs": data.outputs,
@@ -74,6 +75,7 @@ def described(raw: Mapping[str, Any]) -> Dataset:
         tuple(inputs["given"]),
         tuple(inputs["columns"]),
         tuple(targets["columns"]),
+        sizes=tuple(inputs.get("sizes", ())),
         fingerprint=raw["fingerprint"],
         start=(),
     )
