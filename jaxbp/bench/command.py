@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from jaxbp.bench.contestants import ByHand, Contestant, Jax
+from jaxbp.bench.contestants import ByHand, Contestant, Jax, Plain
 from jaxbp.bench.jax_rivals import flax_layers, fused_attention
 from jaxbp.bench.measure import Figure, measure_row, product_peak
 from jaxbp.bench.rows import ROWS, choose
@@ -54,7 +54,8 @@ def bench(argv: Sequence[str]) -> int:
     print(_line(HEAD))
     figures: list[Figure] = []
     for row in rows:
-        contestants = [ByHand(), *(RIVALS[name]() for name in against)]
+        unit = [Plain()] if row.quantity else []
+        contestants = [ByHand(), *unit, *(RIVALS[name]() for name in against)]
         found = measure_row(row, where, contestants, rounds, seconds, _say)
         _say("")
         figures += found

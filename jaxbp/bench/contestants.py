@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxbp.bench.problem import Problem, WithInput
+from jaxbp.bench.quantities import QUANTITIES
 from jaxbp.layer import Layer, Train
 from jaxbp.oracle import reference_value_and_grad, relative_error, to_float64
 from jaxbp.train.step import make_epoch, make_step, value_and_grad
@@ -79,6 +80,11 @@ class Jax(Contestant):
         """`fn(params, x, y, mode) -> (value, gradients)`."""
         net, loss = problem.plain or (problem.net, problem.loss)
         net = net if self.other is None else self.other(row, problem)
+        if problem.quantity:
+            rival = QUANTITIES[problem.quantity].by_autodiff
+            if rival is None or self.other is not None:
+                raise AbsentError("nothing for this row")
+            return rival(net, loss)
         return reference_value_and_grad(WithInput(net) if problem.has_dx else net, loss)
 
     def gradients(self, row: Any, problem: Problem) -> Gradients:
@@ -158,6 +164,8 @@ class ByHand(Jax):
         super().__init__("by hand")
 
     def passes(self, row: Any, problem: Problem) -> Callable[..., Any]:
+        if problem.quantity:
+            return QUANTITIES[problem.quantity].by_hand(problem.net, problem.loss)
         net = WithInput(problem.net) if problem.has_dx else problem.net
         return value_and_grad(net, problem.loss)
 
@@ -168,13 +176,36 @@ class ByHand(Jax):
         return make_epoch(problem.net, problem.loss, tx, problem.batch, donate=True)
 
 
+class Plain(ByHand):
+    """Value and gradient by hand, beside a quantity that is measured in such plain steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "plain"
+
+    def passes(self, row: Any, problem: Problem) -> Callable[..., Any]:
+        return super().passes(row, _without_quantity(problem))
+
+    def expected(self, row: Any, problem: Problem, exact: Gradients) -> Gradients:
+        return _exact(row, _without_quantity(problem), Jax())
+
+
+def _without_quantity(problem: Problem) -> Problem:
+    return replace(problem, quantity="", work="step")  # whose gradients are of the parameters alone
+
+
 def exact(row: Any, problem: Problem) -> Gradients:
-    """The gradients in float64, by `jax.grad` of the plain forward pass."""
+    """The gradients in float64, by `jax.grad` of the plain forward pass; of a quantity, as it says."""
+    known = not problem.quantity or QUANTITIES[problem.quantity].by_autodiff
+    return _exact(row, problem, Jax() if known else ByHand())
+
+
+def _exact(row: Any, problem: Problem, by: Jax) -> Gradients:
     with jax.enable_x64(True):
         params, x, y = to_float64((problem.params, problem.x, problem.y))
         net, loss = problem.plain or (problem.net, problem.loss)
         wide = replace(problem, params=params, x=x, y=y, plain=(full_width(net), loss))
-        return Jax().gradients(row, wide)
+        return by.gradients(row, wide)
 
 
 def full_width(net: Any) -> Any:

@@ -23,10 +23,11 @@ Size = dict[str, Any]
 class Problem:
     """`work` on `loss(net(params, x), y)`.
 
-    `"gradient"` is one value and the gradients of the parameters and, where `x` is floating, of `x`;
-    `"step"` is that and an update by `tx`; `"epoch"` is a pass over all of `x` in batches of `batch`.
-    `plain` is the network and loss that autodiff is given, where the library's own forward pass is
-    arranged for a backward pass by hand; parameters are the same. `rate` is the learning rate.
+    `"gradient"` is one value and the gradients of the parameters and, where `x` is floating, of `x`, or
+    the `quantity` (`quantities.py`) in their place; `"step"` is a gradient and an update by `tx`;
+    `"epoch"` is a pass over all of `x` in batches of `batch`. `plain` is the network and loss that
+    autodiff is given, where the library's own forward pass is arranged for a backward pass by hand;
+    parameters are the same. `rate` is the learning rate.
     """
 
     net: Layer
@@ -39,6 +40,7 @@ class Problem:
     rate: float = 1e-3
     batch: int = 0
     params: PyTree = None
+    quantity: str = ""
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -47,7 +49,9 @@ class Problem:
     @property
     def has_dx(self) -> bool:
         """Whether the gradient of `x` is wanted: a step or an epoch has no use for it."""
-        return self.work == "gradient" and jnp.issubdtype(self.x.dtype, jnp.floating)
+        return (
+            self.work == "gradient" and not self.quantity and jnp.issubdtype(self.x.dtype, jnp.floating)
+        )
 
     def started(self, seed: int = 0) -> Problem:
         """The same with fresh parameters, floating ones nudged so that none starts at zero."""

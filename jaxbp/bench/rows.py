@@ -16,7 +16,7 @@ import optax
 from jaxbp import models
 from jaxbp.bench.problem import Problem, Projection, Size, normal, whole
 from jaxbp.layer import InputError, Layer, map_leaves
-from jaxbp.layers import GRU, LSTM, Attention, Conv, ConvTranspose, Head
+from jaxbp.layers import GRU, LSTM, Attention, BatchNorm, Conv, ConvTranspose, GroupNorm, Head
 from jaxbp.losses import LinearCrossEntropy, SoftmaxCrossEntropy
 from jaxbp.precision import Precision, with_precision
 
@@ -44,6 +44,11 @@ class Row:
     @property
     def family(self) -> str:
         return self.name.partition("@")[0]
+
+    @property
+    def quantity(self) -> str:
+        """What of `jaxbp.beyond` is measured, if any."""
+        return self.check.get("quantity", "")
 
     def size(self, platform: str) -> Size | None:
         return self.cpu if platform == "cpu" else self.gpu
@@ -104,9 +109,10 @@ def linear_cross_entropy(size: Size) -> Problem:
 
 def images(size: Size) -> Problem:
     net = at_dtype({"lenet": models.lenet, "resnet": models.resnet}[size["net"]](), size)
+    net = map_leaves(_grouped, net) if size.get("quantity") else net
     x = normal(1, (size["batch"], size["side"], size["side"], size["channels"]))
     y = whole(2, (size["batch"],), 10)
-    return Problem(net, SoftmaxCrossEntropy(), x, y, "step", rate=0.05)
+    return _of(Problem(net, SoftmaxCrossEntropy(), x, y, "step", rate=0.05), size)
 
 
 def text(size: Size) -> Problem:
@@ -123,12 +129,29 @@ def text(size: Size) -> Problem:
 
     plain = at_dtype(plain_attention(make(False)), size), SoftmaxCrossEntropy()
     net = at_dtype(make(deferred), size)
-    return Problem(net, loss, ids, y, "step", plain, optax.adamw, 3e-4)
+    return _of(Problem(net, loss, ids, y, "step", plain, optax.adamw, 3e-4), size)
 
 
 def digits(size: Size) -> Problem:
     x, y = normal(1, (size["N"], 64)), whole(2, (size["N"],), 10)
     return Problem(models.mlp(128, 10), SoftmaxCrossEntropy(), x, y, "epoch", rate=0.1, batch=32)
+
+
+def vectors(size: Size) -> Problem:
+    x, y = normal(1, (size["batch"], 64)), whole(2, (size["batch"],), 10)
+    return _of(Problem(models.mlp(128, 10), SoftmaxCrossEntropy(), x, y), size)
+
+
+def _of(problem: Problem, size: Size) -> Problem:
+    """The same with the size's quantity in place of a step, if it names one."""
+    if "quantity" not in size:
+        return problem
+    return replace(problem, work="gradient", quantity=size["quantity"])
+
+
+def _grouped(leaf: Layer) -> Layer:
+    """A norm that looks at one example alone."""
+    return GroupNorm(8) if isinstance(leaf, BatchNorm) else leaf
 
 
 def plain_attention(net: Layer) -> Layer:
@@ -158,6 +181,37 @@ def _conv(name: str, cpu: Size | None, gpu: Size | None = None, **kind: Any) -> 
 
 def _plane(side: int, channels: int, features: int | None = None, **more: Any) -> Size:
     return {"side": side, "channels": channels, "features": features or channels, **more}
+
+
+def _beyond() -> tuple[Row, ...]:
+    """What `jaxbp.beyond` makes of a walk, in plain steps."""
+    lenet = {"net": "lenet", "batch": 128, "side": 28, "channels": 1}
+    resnet = {"net": "resnet", "batch": 128, "side": 32, "channels": 3}
+    gpt2 = {**GPT2, **BF16, "deferred": False}
+    rows: tuple[tuple[str, str, Callable[[Size], Problem], Size, Size | None, Size | None], ...] = (
+        ("gpt", "clipped", text, SMALL_GPT, {**CPU_GPT, "features": 256, "B": 8, "T": 64}, None),
+        ("gpt2_T128", "clipped", text, SMALL_GPT, None, {**gpt2, "B": 16, "T": 128}),
+        ("gpt2_T1024", "clipped", text, SMALL_GPT, None, {**gpt2, "B": 8, "T": 1024}),
+        ("digits", "statistics", vectors, {"batch": 9}, {"batch": 256}, {"batch": 256}),
+        (
+            "char_lstm", "norms", text, {"net": "lstm", "B": 3, "T": 11, "V": 23, "H": 9},
+            {"net": "lstm", "B": 32, "T": 128, "V": 256, "H": 256}, None,
+        ),
+        ("resnet", "clipped", images, {**resnet, "batch": 3, "side": 8}, resnet, resnet),
+        ("lenet", "factors", images, {**lenet, "batch": 3, "side": 8}, lenet, lenet),
+        ("lenet", "diagonal", images, {**lenet, "batch": 3, "side": 8}, lenet, lenet),
+    )  # fmt: skip
+
+    def sized(size: Size | None, quantity: str) -> Size | None:
+        return None if size is None else {**size, "quantity": quantity}
+
+    return tuple(
+        Row(
+            f"beyond_{name}_{quantity}", build, {**check, "quantity": quantity},
+            sized(cpu, quantity), sized(gpu, quantity), note="in plain steps: by hand / plain",
+        )
+        for name, quantity, build, check, cpu, gpu in rows
+    )  # fmt: skip
 
 
 _ATTENTION = {"B": 2, "T": 70, "H": 3, "D": 8}
@@ -229,6 +283,7 @@ ROWS: tuple[Row, ...] = (
         "gpt2_124M", text, {**SMALL_GPT, "deferred": True}, None, {**GPT2, "B": 16, "T": 1024, **BF16},
         "gpt", careful=True, note="16,384 tokens a step, AdamW",
     ),
+    *_beyond(),
     # series, for the plot
     *(
         Row(

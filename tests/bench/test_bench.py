@@ -13,16 +13,18 @@ import pytest
 
 from jaxbp import InputError, value_and_grad
 from jaxbp.bench import measure
-from jaxbp.bench.contestants import AbsentError, ByHand, Jax, arguments, exact, largest_error
+from jaxbp.bench.contestants import AbsentError, ByHand, Jax, Plain, arguments, exact, largest_error
 from jaxbp.bench.jax_rivals import flax_layers, fused_attention
 from jaxbp.bench.problem import WithInput
+from jaxbp.bench.quantities import QUANTITIES
 from jaxbp.bench.rows import ROWS, choose
 from jaxbp.bench.torch_rivals import Torch
 from jaxbp.cli import main
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {row.name: row for row in ROWS}
-KINDS = list({(row.build, repr(row.check)): row for row in reversed(ROWS)}.values())
+# one row for each network, and for each quantity: what differs is the size
+KINDS = list({row.quantity or (row.build, repr(row.check)): row for row in reversed(ROWS)}.values())
 NAMES = [row.name for row in KINDS]
 
 
@@ -38,6 +40,8 @@ def test_every_contestant_of_a_row_has_the_gradients_of_float64(name: str) -> No
     expected = exact(row, problem)
     assert all(np.max(np.abs(value)) > 0 for value in expected.values() if value.size)
     rivals = [Jax(), Jax("flax", flax_layers), Jax("jax.nn", fused_attention), Torch()]
+    if row.quantity:  # whose reference is the rival, and a plain step that of another row
+        rivals = []
     ran = []
     for contestant in [ByHand(), *rivals]:
         try:
@@ -46,7 +50,19 @@ def test_every_contestant_of_a_row_has_the_gradients_of_float64(name: str) -> No
             continue
         assert error <= measure.LIMITS["float32"], f"{contestant.name}: {where}"
         ran.append(contestant.name)
-    assert ran[:2] == ["by hand", "jax.grad"]
+    assert ran[:2] == ["by hand", "jax.grad"][: 1 if row.quantity else 2]
+
+
+def test_a_quantity_is_measured_in_plain_steps() -> None:
+    row = BY_NAME["beyond_digits_statistics"]
+    hand, plain, rival = measure.measure_row(
+        replace(row, cpu=row.check), "cpu", [ByHand(), Plain(), Jax()], 1, 0.0, lambda _: None
+    )
+    assert max(figure.error for figure in (hand, plain, rival)) < 1e-5
+    assert plain.ratio is not None
+    row = BY_NAME["beyond_lenet_factors"]
+    with pytest.raises(AbsentError):
+        Jax().passes(row, row.build(row.check))
 
 
 def test_low_precision_stays_within_the_limit_of_its_dtype() -> None:
@@ -64,6 +80,10 @@ def test_what_needs_an_accelerator_traces_at_its_size(name: str) -> None:
     row = BY_NAME[name]
     problem = row.build(row.gpu or {})
     params = jax.eval_shape(problem.net.init, jax.random.key(0), problem.x)
+    if row.quantity:
+        fn = QUANTITIES[row.quantity].by_hand(problem.net, problem.loss)
+        assert jax.eval_shape(fn, params, problem.x, problem.y)[0].shape == ()
+        return
     net = WithInput(problem.net) if problem.has_dx else problem.net
     fn = value_and_grad(net, problem.loss)
     params, x = arguments(replace(problem, params=params))
