@@ -50,7 +50,7 @@ WRONG = {
     "[optimizer]\nwarmup = 41": "optimizer.warmup: expected at most train.epochs = 40, got 41",
     "[data]\ntest_share = 1.5": "data.test_share: expected a number > 0 and < 1, got 1.5",
     '[data]\nname = "digit"': "data.name: expected one of digits, mnist, cifar, breast_cancer, diabetes, "
-    'notes, file, text, got "digit"; '
+    'notes, file, images, text, got "digit"; '
     'did you mean "digits"?',
     '[model]\nname = "mpl"': None,  # the list of models grows; see below
     '[model]\nactivation = "rleu"': "model.activation: expected one of relu, sigmoid, tanh, leaky_relu, "
