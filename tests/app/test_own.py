@@ -150,6 +150,17 @@ def test_a_second_file_to_test_on_has_its_columns_by_name(tmp_path):
     assert (len(data.x), data.test_x.tolist()) == (10, [[0]])
 
 
+def test_a_column_that_counts_the_rows_is_said(tmp_path):
+    rows = [(i, i % 3, "ab"[i % 2]) for i in range(12)]
+    path = table(tmp_path / "own.csv", rows, ("", "u", "kind"))
+    assert File(path=path).load().notes == (
+        "column 1 () only counts the rows: data.skip = [''] leaves it out",
+    )
+    assert File(path=path, skip=("",)).load().notes == ()
+    np.save(tmp_path / "own.npy", [(i + 1, i % 3, i % 2) for i in range(12)])
+    assert File(path=str(tmp_path / "own.npy")).load().notes == ("column 1 only counts the rows",)
+
+
 def test_large_inputs_are_said(tmp_path):
     path = table(tmp_path / "own.csv", [(i, 100 * i, "ab"[i % 2]) for i in range(9)], ("a", "b", "c"))
     (note,) = File(path=path).load().notes
@@ -305,6 +316,7 @@ def test_what_is_transparent_is_white(tmp_path):
         (lambda root: None, "no such folder"),
         (lambda root: save(root / "x.png", IMAGES[0]), "in it; the images lie in it without one"),
         (lambda root: save(root / "ant" / "x.png", IMAGES[0]), "expected at least two classes"),
+        (lambda root: folder(root / "train"), "train has folders itself: data.path is one such"),
         (
             lambda root: (folder(root), (root / "bee" / "0.png").write_bytes(b"no image")),
             "0.png: is no image that can be read",

@@ -84,8 +84,11 @@ def _listed(root: Path) -> tuple[tuple[str, ...], list[Path], list[int], tuple[s
     found = [(name, files) for name, files in found if files]
     names = tuple(name for name, _ in found)
     if not names:
-        loose = " the images lie in it without one" if image_files(root) else " there is none"
-        raise InputError(f"{root}: expected a folder for every class, with its images in it;{loose}")
+        deeper = [p.name for p in folders if any(inner.is_dir() for inner in p.iterdir())]
+        found = "the images lie in it without one" if image_files(root) else "there is none"
+        if deeper:  # as `train/cat` and `test/cat`
+            found = f"{deeper[-1]} has folders itself: data.path is one such, data.test_path another"
+        raise InputError(f"{root}: expected a folder for every class, with its images in it; {found}")
     several(names, str(root), sum(len(files) for _, files in found))
     others = [p.name for folder in folders for p in sorted(folder.iterdir()) if _is_other(p)]
     more = ", …" if len(others) > SHOWN else ""

@@ -15,7 +15,7 @@ from jaxbp.app.data.cells import Cells, is_number, read_cells
 from jaxbp.app.data.dataset import Data, Dataset, TestShare, check_values, numbers, split
 from jaxbp.app.data.files import TABLES, read_arrays, read_named, require
 from jaxbp.app.data.labels import MISSING, label_keys, named_classes, several
-from jaxbp.app.data.scale import At, place
+from jaxbp.app.data.scale import At, column, place
 from jaxbp.app.data.tables import parts
 from jaxbp.app.schema import Count, NotNegative, Whole
 from jaxbp.layer import InputError
@@ -77,9 +77,9 @@ class File(Data, frozen=True, kw_only=True):
             rows = np.arange(first), np.arange(first, len(y))
         else:
             rows = split(y, self.test_share, self.seed, self.targets)
-        image = _image(whole.x)
+        image, counting = _image(whole.x), _counting(found[0])
         divide = self.divide or (255.0 if image and whole.x.dtype == np.uint8 else 1.0)
-        return parts(
+        data = parts(
             self.name,
             whole.x,
             y,
@@ -94,6 +94,7 @@ class File(Data, frozen=True, kw_only=True):
             at=whole.at,
             image=image,
         )
+        return dataclasses.replace(data, notes=counting + data.notes)
 
     def _read(self, path: Path) -> list[Part]:
         """The file's part, or both where an .npz has arrays for training and for testing."""
@@ -232,6 +233,20 @@ def _column(cells: Cells, name: str, field: str) -> int:
         said = "expected one of" if name not in cells.names else "is there more than once among"
         raise InputError(f"{field}: {name!r}: {said} the columns {', '.join(cells.names)}")
     return cells.names.index(name)
+
+
+def _counting(part: Part) -> tuple[str, ...]:
+    """A line for a column that numbers the rows: it tells where an example stands, and nothing of it."""
+    x = part.x
+    if x.ndim != 2 or len(x) < 10:
+        return ()
+    numbered = (x - x[0] == np.arange(len(x))[:, None]).all(axis=0)
+    counts = np.flatnonzero(numbered & ((x[0] == 0) | (x[0] == 1)))
+    if not counts.size:
+        return ()
+    j = int(counts[0])
+    hint = f": data.skip = [{part.columns[j]!r}] leaves it out" if part.columns else ""
+    return (f"{column(j, part.columns)} only counts the rows{hint}",)
 
 
 def _image(x: np.ndarray) -> tuple[int, ...]:
