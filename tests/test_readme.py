@@ -68,7 +68,7 @@ def test_ones_own_data_network_and_runs(tmp_path, monkeypatch, capsys) -> None:
                     assert main(argv + short) == 0, line
     sys.modules.pop("my_net", None)
     assert len(ran) == len(re.findall(r"^(?:python|jaxbp) ", section, flags=re.M))
-    assert {("python", "check.py"), ("jaxbp", "explain"), ("jaxbp", "sample")} <= {*ran}
+    assert {("python", "check.py"), ("jaxbp", "predict"), ("jaxbp", "sample")} <= {*ran}
     out = capsys.readouterr().out
     assert "row,class,probability" in out
     assert "file,class,probability" in out

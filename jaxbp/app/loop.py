@@ -65,7 +65,7 @@ class Stop(StrEnum):
 
     EPOCHS = "epochs"
     LOSS_BELOW = "loss below train.stop_below"
-    NO_BETTER = "no lower validation loss for train.patience epochs"
+    NO_BETTER = "no lower validation loss"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
 
