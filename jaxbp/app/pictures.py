@@ -52,7 +52,10 @@ def _figure(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
 def draw_curves(
     path: Path, history: Sequence[dict[str, Any]], title: str, metric: Metric, held_out: bool = True
 ) -> None:
-    """Loss (logarithmic) and metric by epoch, for the training and the held-out part."""
+    """Loss (logarithmic) and metric by epoch, for the training and the held-out part.
+
+    Where there is a validation part too, a line stands at the epoch that it chose.
+    """
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) == 1 else ""
     with _figure(path, figsize=(9, 3.6)) as figure:
@@ -80,13 +83,22 @@ def draw_curves(
         right.set_ylim(max(lowest - 0.05, -0.02), 1.01)
         if metric.key == "accuracy":
             right.yaxis.set_major_formatter(_percent)
-        last = metric.short(history[-1][keys[1]])
-        right.set_title(f"{last} at the end", loc="right", color=TEST if held_out else TRAIN)
+        kept, when = history[-1], "at the end"
+        if "valid_loss" in kept:
+            kept, when = min(history, key=lambda record: _or_inf(record["valid_loss"])), "where kept"
+            for axes in (left, right):
+                axes.axvline(kept["epoch"], color=GREY, linewidth=0.8, linestyle="--")
+        score = metric.short(kept[keys[1]])
+        right.set_title(f"{score} {when}", loc="right", color=TEST if held_out else TRAIN)
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
     """Values of an axis; NaN, which is not drawn, where there is none."""
     return np.asarray([np.nan if value is None else value for value in values], np.float64)
+
+
+def _or_inf(value: float | None) -> float:
+    return float("inf") if value is None or not np.isfinite(value) else value
 
 
 def _plain(text: str) -> str:
