@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from jaxbp.layer import InputError
-
 COMMANDS = {
     #  name       module:function(argv) -> exit code     what it does
     "train": ("jaxbp.app.command:train", "train a network from a config and write a run folder"),
@@ -51,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"jaxbp {import_module('jaxbp').__version__}")
         return 0
-    name, rest = argv[0], argv[1:]
+    return _run(argv[0], argv[1:])
+
+
+def _run(name: str, rest: list[str]) -> int:
+    """Call a command; what is imported here brings in JAX, for which `--help` does not wait."""
+    from jaxbp.bad_input import InputError
+
     try:
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)

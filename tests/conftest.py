@@ -29,6 +29,7 @@ OPTIONAL = {
     *("torch", "tyro"),
 }
 
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # a test writes into nobody's home
 os.environ["JAX_PLATFORMS"] = PLATFORMS.get(PLATFORM, PLATFORM)  # also of the processes that tests start
 if BACKEND != "cpu":
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"

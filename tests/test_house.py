@@ -209,6 +209,7 @@ def test_import_brings_in_what_training_needs_and_no_more() -> None:
 import sys, jax, optax, chex
 before = set(sys.modules)
 import jaxbp
+jaxbp.Dense, jaxbp.Graph, jaxbp.make_step, jaxbp.make_sweep, jaxbp.as_function, jaxbp.summary
 print(*sorted(set(sys.modules) - before))
 assert {"check_gradients", "explain_weight", "Dense"} <= set(dir(jaxbp))
 jaxbp.check_gradients, jaxbp.explain_weight
@@ -237,6 +238,39 @@ assert {"jaxbp.check", "jaxbp.explain"} <= set(sys.modules)
         "train",
     }
     assert len(new) < 90
+
+
+def test_help_and_the_pytest_plugin_need_no_jax() -> None:
+    """What everyone with jaxbp installed pays for at the start of every pytest, and who only asks."""
+    script = """
+import sys, pytest
+before = set(sys.modules)
+import jaxbp.check.pytest_plugin
+from jaxbp.cli import main
+assert main(["--help"]) == main(["--version"]) == 0
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert "jaxbp" in new, new
+assert not new & {"jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"}, new
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT.parent, capture_output=True)
+
+
+def test_names_are_at_home_where_type_checkers_find_them() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    said = {
+        alias.name: node.module
+        for node in checking.body
+        if isinstance(node, ast.ImportFrom) and node.module != "jaxbp"
+        for alias in node.names
+    }
+    assert said == jaxbp._HOME
+    assert {*said, "beyond"} == set(jaxbp.__all__)
+
+
+def test_importing_a_module_does_not_hide_the_function_of_its_name() -> None:
+    script = "import jaxbp.summary, jaxbp as bp; assert callable(bp.summary); assert bp.models.mlp"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT.parent, capture_output=True)
 
 
 def test_the_public_names_are_documented_and_sorted() -> None:

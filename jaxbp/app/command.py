@@ -17,6 +17,7 @@ from rich.table import Table
 from jaxbp.app import report
 from jaxbp.app.budget import with_budget
 from jaxbp.app.checkpoint import Checkpoints
+from jaxbp.app.compiled import use_cache
 from jaxbp.app.config import DIGITS_MLP, Config, find_config, read_config, same_run
 from jaxbp.app.data.description import describe, differences, fits, read_description
 from jaxbp.app.flags import HELP, Asked, Resume, override
@@ -42,6 +43,8 @@ def train(argv: Sequence[str]) -> int:
     resume = asked.resume
     if not resume:
         report.check_free(config)  # before any work is done
+    if config.run.cache:
+        use_cache()
     task, out = make_task(config), console()
     if config.is_sweep:
         return _sweep(config, task, out, resume)

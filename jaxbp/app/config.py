@@ -110,6 +110,8 @@ class Run(Section, frozen=True, kw_only=True):
     """the run's own folder in it; by default the name of the config"""
     overwrite: bool = False
     """replace a run that is already there"""
+    cache: bool = True
+    """keep compiled programs in the user's cache folder, so that the next run starts sooner"""
 
 
 class Sweep(Section, frozen=True, kw_only=True):
@@ -308,6 +310,7 @@ def same_run(a: Config, b: Config, may_differ: Collection[str] = ()) -> Sequence
         "run.folder",
         "run.name",
         "run.overwrite",
+        "run.cache",
         "train.checkpoint_every",
         "train.checkpoint_minutes",
         "train.devices",

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxbp.app.compiled import compiled, options
 from jaxbp.app.config import Config
 from jaxbp.app.optimizers import make
 from jaxbp.app.task import Task, keys, make_score
@@ -149,12 +150,12 @@ class Epochs:
             config.train.accumulate,
             task.private,
         )
-        self._whole = jax.jit(whole, out_shardings=everywhere)
+        self._whole = jax.jit(whole, out_shardings=everywhere, compiler_options=options())
         part = steps_function(
             task.net, task.loss, tx, self.mesh, task.augment, config.train.accumulate, task.private
         )
-        self._part = jax.jit(part, out_shardings=everywhere)
-        self._draw = jax.jit(partial(plan_poisson, batches=self.batches))
+        self._part = jax.jit(part, out_shardings=everywhere, compiler_options=options())
+        self._draw = compiled(partial(plan_poisson, batches=self.batches))
         self._programs: dict[Any, Any] = {}
 
     def place(self, state: State) -> State:
@@ -247,9 +248,10 @@ def train(
     detail = ""
     try:
         epochs = Epochs(config, task, tx)
-        x, y, state = epochs.x, epochs.y, epochs.place(state)
+        state = epochs.place(state)
         test_x, test_y = jnp.asarray(task.data.test_x), jnp.asarray(task.data.test_y)
-        sample = slice(0, len(test_x))  # as many training examples as held-out ones
+        first = slice(0, len(test_x))  # as many training examples as held-out ones
+        sample = tuple(jnp.asarray(a[first]) for a in (task.data.x, task.data.y))
         valid = [None if a is None else jnp.asarray(a) for a in (task.data.valid_x, task.data.valid_y)]
 
         def judge(params: PyTree) -> dict[str, Any]:
@@ -276,7 +278,7 @@ def train(
                     on_call(state, state.loss / share, seen / took)
             if reason is not Stop.EPOCHS:
                 break
-            _, metric, _ = score(state.params, x[sample], y[sample])
+            _, metric, _ = score(state.params, *sample)
             test_loss, test_metric, _ = score(state.params, test_x, test_y)
             record = {
                 "epoch": state.epoch + 1,

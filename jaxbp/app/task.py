@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.app.augment import make_augment
+from jaxbp.app.compiled import compiled
 from jaxbp.app.config import LOSSES, Config
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.dataset import Kind
@@ -86,9 +87,9 @@ class Task:
 
     def init(self, key: Any, from_data: bool = False) -> PyTree:
         """Initial parameters: random, or those that come with the data."""
-        params = self.net.init(key, self.like())
         if not from_data:
-            return params
+            return compiled(lambda key: self.net.init(key, self.like()))(key)
+        params = jax.eval_shape(lambda: self.net.init(key, self.like()))
         start = self.data.start
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, start)]
         if shapes[0] != shapes[1]:
@@ -170,6 +171,7 @@ def _targets(config: Config, data: Dataset) -> Dataset:
     return data.one_hot()
 
 
+@partial(jax.jit, static_argnums=0)
 def keys(seed: int) -> tuple[Any, Any]:
     """`(for initial parameters, for training)`; epoch `n` takes `fold_in(training, n)`."""
     init, training = jax.random.split(jax.random.key(seed))
@@ -206,13 +208,19 @@ def score_function(net: Layer, loss: Loss, kind: Kind) -> Callable[..., Any]:
     return part
 
 
+@lru_cache(maxsize=8)
+def _compiled_score(net: Layer, loss: Loss, kind: Kind) -> Callable[..., Any]:
+    """One function for all who ask, so that it is compiled once."""
+    return compiled(score_function(net, loss, kind))
+
+
 def make_score(net: Layer, loss: Loss, kind: Kind = "classes") -> Callable[..., Any]:
     """`score(params, x, y) -> (loss, metric, predictions)`, the network compiled, chunk by chunk.
 
     The loss is the mean over predictions: examples, or positions where every example has several. For the
     metric see `measure`.
     """
-    part = jax.jit(score_function(net, loss, kind))
+    part = _compiled_score(net, loss, kind)
 
     def score(params: PyTree, x: Any, y: Any) -> tuple[float, float | None, np.ndarray]:
         parts = [part(params, x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]

@@ -18,7 +18,7 @@ from jaxbp.check.operations import is_float
 from jaxbp.check.program import Program, read
 from jaxbp.check.target import Target
 from jaxbp.layer import InputError
-from jaxbp.oracle.autodiff import reference_value_and_grad
+from jaxbp.oracle.autodiff import quick_jit, reference_value_and_grad
 from jaxbp.oracle.error import relative_error, to_float64
 from jaxbp.oracle.proof import Proof, prove
 
@@ -48,12 +48,6 @@ def float64() -> Iterator[None]:
         jax.numpy_rank_promotion("allow"),
     ):
         yield
-
-
-def quick_jit(fn: Callable[..., Any]) -> Any:
-    """`jax.jit`, compiled without XLA's expensive optimisations: such a program is called a few times."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(fn, compiler_options=options if jax.default_backend() == "cpu" else None)
 
 
 def traced(fn: Callable[..., Any], values: Sequence[Any]) -> Program:

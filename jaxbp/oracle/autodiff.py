@@ -14,6 +14,12 @@ from jaxbp.layer import Eval, Layer, Mode, PyTree
 from jaxbp.losses import Loss
 
 
+def quick_jit(fn: Callable[..., Any], level: int = 0) -> Any:
+    """`jax.jit`, compiled without XLA's expensive optimisations: such a program is called a few times."""
+    options = {"xla_backend_optimization_level": level, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(fn, compiler_options=options if jax.default_backend() == "cpu" else None)
+
+
 def reference_value_and_grad(net: Layer, loss: Loss) -> Any:
     """`fn(params, x, y, mode=Eval()) -> (value, grads)` with `grads` by `jax.grad`."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxbp.layer import Eval, Layer, Mode, PyTree, map_leaves
 from jaxbp.losses import Loss
-from jaxbp.oracle.autodiff import reference_value_and_grad
+from jaxbp.oracle.autodiff import quick_jit, reference_value_and_grad
 from jaxbp.oracle.error import relative_error, to_float64
 from jaxbp.precision import Precision, with_precision
 
@@ -34,7 +34,7 @@ ROUGH = 4  # times autodiff's own rounding: by hand the same sums are rounded, i
 
 
 def prove(net: Layer, loss: Loss, params: PyTree, x: PyTree, y: Any, mode: Mode = Eval()) -> Proof:
-    """Compare the compiled hand-written gradient with un-jitted float64 `jax.grad`, leaf by leaf.
+    """Compare the compiled hand-written gradient with float64 `jax.grad`, leaf by leaf.
 
     `mode` is the same for both, so that both drop the same units. A gradient whose terms cancel (that of
     a bias where the errors add up to zero) is rounding and no more: where `jax.grad` in the working
@@ -49,8 +49,9 @@ def prove(net: Layer, loss: Loss, params: PyTree, x: PyTree, y: Any, mode: Mode 
     exact = _without_rounding(net, "float64")
     full = _without_rounding(net, "float32")
     with jax.enable_x64(True):
-        wide = to_float64((params, x, y))
-        reference = reference_value_and_grad(exact, loss)(*wide, mode)[1]
+        oracle = reference_value_and_grad(exact, loss)
+        wide = quick_jit(lambda mode, *given: oracle(*to_float64(given), mode)[1])
+        reference = wide(mode, params, x, y)
     errors = _errors(full, loss, (params, x, y, mode), reference)
     if full != net:
         rough = _rounding_errors(net, loss, (params, x, y, mode), reference)
@@ -78,7 +79,7 @@ def _by_hand(net: Layer, loss: Loss) -> Any:
         prediction, saved = net.forward(params, x, mode)
         return net.backward(params, saved, loss.backward(loss.forward(prediction, y)[1]))[0]
 
-    return jax.jit(gradient)
+    return quick_jit(gradient, level=1)
 
 
 def _size(error: float) -> float:
@@ -100,7 +101,7 @@ def _errors(net: Layer, loss: Loss, given: tuple[Any, ...], reference: PyTree) -
     pairs = _leaf_errors(_by_hand(net, loss)(*given), reference)
     errors = {path: relative_error(g, r) for path, (g, r) in pairs.items()}
     if not all(error <= DOUBTFUL for error in errors.values()):
-        working = jax.jit(reference_value_and_grad(net, loss))(*given)[1]
+        working = quick_jit(reference_value_and_grad(net, loss), level=1)(*given)[1]
         for (path, (g, r)), w in zip(pairs.items(), jax.tree.leaves(working), strict=True):
             off, noise = _off(g, r), _off(w, r)
             if errors[path] > DOUBTFUL and off <= 20 * noise:
@@ -117,7 +118,7 @@ def _rounding_errors(
     leaves lose in the middle, relative to their largest entries.
     """
     pairs = _leaf_errors(_by_hand(net, loss)(*given), reference)
-    working = jax.tree.leaves(jax.jit(reference_value_and_grad(net, loss))(*given)[1])
+    working = jax.tree.leaves(quick_jit(reference_value_and_grad(net, loss), level=1)(*given)[1])
     noise = {path: _off(w, r) for (path, (_, r)), w in zip(pairs.items(), working, strict=True)}
     shares = [relative_error(w, r) for (_, r), w in zip(pairs.values(), working, strict=True)]
     usual = float(np.median(shares)) if shares else 0.0
