@@ -118,7 +118,8 @@ def start(config: Config, task: Task) -> tuple[State, optax.GradientTransformati
     tx = make(config.optimizer, task.steps, config.train.epochs)
     from_data = getattr(config.model, "initializer", "") == "data"
     params = task.init(keys(config.train.seed)[0], from_data)
-    return State(params, compiled(tx.init)(params), best=params if task.data.valid_x is not None else None), tx
+    best = params if task.data.valid_x is not None else None
+    return State(params, compiled(tx.init)(params), best=best), tx
 
 
 class Epochs:

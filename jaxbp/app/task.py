@@ -87,9 +87,13 @@ class Task:
 
     def init(self, key: Any, from_data: bool = False) -> PyTree:
         """Initial parameters: random, or those that come with the data."""
+
+        def init(key: Any) -> PyTree:
+            return self.net.init(key, self.like())
+
         if not from_data:
-            return compiled(lambda key: self.net.init(key, self.like()))(key)
-        params = jax.eval_shape(lambda: self.net.init(key, self.like()))
+            return (init if isinstance(key, jax.core.Tracer) else compiled(init))(key)
+        params = jax.eval_shape(init, key)
         start = self.data.start
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, start)]
         if shapes[0] != shapes[1]:
