@@ -3,6 +3,7 @@
 from jaxbp.beyond.book import Book, record
 from jaxbp.beyond.clip import clipped_gradient
 from jaxbp.beyond.curvature import Factors, ggn_diagonal, kronecker_factors
+from jaxbp.beyond.privacy import epsilon, noise_for
 from jaxbp.beyond.rules import (
     FeedbackAlignment,
     GuidedReLU,
@@ -27,12 +28,14 @@ __all__ = [
     "StraightThrough",
     "Surrogate",
     "clipped_gradient",
+    "epsilon",
     "feedback_alignment",
     "ggn_diagonal",
     "gradient_statistics",
     "guided",
     "in_place_of",
     "kronecker_factors",
+    "noise_for",
     "products",
     "record",
     "relevance",
