@@ -201,8 +201,8 @@ def sections(explainer: Explainer) -> list[Section]:
 
 
 STYLE = """
-body { font: 17px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color-scheme: light dark; }
+:root { color-scheme: light dark; }
+body { font: 17px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 p { max-width: 46rem; }
 img { display: block; max-width: 100%; margin: 1rem auto; background: #fff; border-radius: 8px; }
 pre { overflow-x: auto; white-space: pre-wrap; padding: 1rem; border: 1px solid #8886;

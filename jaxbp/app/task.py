@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbp.app.augment import make_augment
 from jaxbp.app.compiled import compiled
@@ -92,7 +93,7 @@ class Task:
             return self.net.init(key, self.like())
 
         if not from_data:
-            return (init if isinstance(key, jax.core.Tracer) else compiled(init))(key)
+            return (init if isinstance(key, Tracer) else compiled(init))(key)
         params = jax.eval_shape(init, key)
         start = self.data.start
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, start)]

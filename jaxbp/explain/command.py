@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,6 +126,7 @@ def _network(given: argparse.Namespace) -> int:
             print(network_report(explainer, [chosen], given.paths))
     chosen = given.weight or ("w212" if given.source is None else _strongest(explainer))
     if given.html:
+        print(f"computing the page {given.html} …", file=sys.stderr, flush=True)
         write_page(given.html, explainer, chosen, frames=frames, **extra)
         print(f"\nwritten to {given.html}")
     if given.png:

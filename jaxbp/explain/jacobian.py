@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -218,7 +218,13 @@ def touches(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, i
     sizes = [int(np.prod(jnp.shape(array))) for array in jax.tree.leaves(params)]
     if sum(sizes) <= FEW:  # one program for all arrays of the layer: compiling takes longer than running
         index, leaf = sum(sizes[:leaf]) + index, -1
-    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, np.eye(size(y))))
+    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, _units(size(y))))
+
+
+@lru_cache(maxsize=16)
+def _units(size: int) -> np.ndarray:
+    """The rows of the identity, not made anew for every weight of a layer."""
+    return np.eye(size)
 
 
 def touched(

@@ -12,7 +12,6 @@ from jaxbp.explain.weight import Explainer
 from jaxbp.layer import InputError
 
 MOMENTS = 20
-SECOND_STEPS = 0.1
 LENGTH = 8  # tokens of a sequence that are taken where nothing is asked: every token adds its neurons
 
 Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
@@ -24,10 +23,11 @@ def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     from jaxbp.app.task import keys, make_task
     from jaxbp.weights import load_params
 
-    task = make_task(open_run(path))
+    config = open_run(path)
+    task = make_task(config)
     params = load_params(path / "params.safetensors", task.init(keys(0)[0]))
     explainer, what = _explainer(task, params, example, length)
-    return explainer, None, {"title": f"{path.name}, {what}", "rate": SECOND_STEPS}
+    return explainer, None, {"title": f"{path.name}, {what}", "rate": config.optimizer.learning_rate}
 
 
 def from_config(source: str, example: int, watch: bool, length: int | None = None) -> Loaded:
