@@ -68,11 +68,11 @@ class Chain(Layer):
 
     def init(self, key: Any, x: PyTree) -> PyTree:
         params = []
-        for where, layer, k in _row(self, key, lambda chain, k: _keys(k, len(chain.layers))):
+        for where, layer, k in chain_row(self, key, lambda chain, k: _keys(k, len(chain.layers))):
             with inside(*where):
                 params.append(layer.init(k, x))
                 x = output_shape(layer, params[-1], x)
-        return _nested(self, params)
+        return chain_nested(self, params)
 
     def forward(self, params: PyTree, x: PyTree, mode: Mode = Eval()) -> tuple[PyTree, PyTree]:
         def share(chain: Chain, own: tuple[PyTree, Mode]) -> Any:
@@ -80,21 +80,21 @@ class Chain(Layer):
             return zip(own[0], own[1].split(len(chain.layers)), strict=True)
 
         saved = []
-        for where, layer, (p, m) in _row(self, (params, mode), share):
+        for where, layer, (p, m) in chain_row(self, (params, mode), share):
             with inside(*where):
                 x, kept = layer.forward(p, x, m)
             saved.append(kept)
-        return x, _nested(self, saved)
+        return x, chain_nested(self, saved)
 
     def backward(
         self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
     ) -> tuple[PyTree, PyTree]:
         gathered = []
-        row = list(_row(self, (params, saved), lambda _, own: zip(*own, strict=True)))
+        row = list(chain_row(self, (params, saved), lambda _, own: zip(*own, strict=True)))
         for _, layer, (p, s) in reversed(row):
             g, dy = layer.backward(p, s, dy, gather)
             gathered.append(g)
-        return _nested(self, reversed(gathered)), dy
+        return chain_nested(self, reversed(gathered)), dy
 
     def parts(self, params: PyTree, saved: PyTree = None) -> tuple[Part, ...]:
         return entries(self, "layers", params, saved)
@@ -103,7 +103,9 @@ class Chain(Layer):
         return tuple(trees)
 
 
-def _row(chain: Chain, own: Any, share: Callable[[Any, Any], Any]) -> Iterator[tuple[Any, Layer, Any]]:
+def chain_row(
+    chain: Chain, own: Any, share: Callable[[Any, Any], Any]
+) -> Iterator[tuple[Any, Layer, Any]]:
     """The layers in a row, those of chains in the chain too: `(address, layer, its share of own)`.
 
     `share(chain, own)` is a chain's own, a share a layer. However deep chains are nested, they are one
@@ -119,8 +121,8 @@ def _row(chain: Chain, own: Any, share: Callable[[Any, Any], Any]) -> Iterator[t
             yield where, layer, own
 
 
-def _nested(chain: Chain, row: Iterable[Any]) -> tuple[Any, ...]:
-    """One value for every layer of `_row`, as tuples that are nested as the chains are."""
+def chain_nested(chain: Chain, row: Iterable[Any]) -> tuple[Any, ...]:
+    """One value for every layer of `chain_row`, as tuples that are nested as the chains are."""
     values, opened = iter(row), [(chain, list[Any]())]
     while True:
         layer, made = opened[-1]

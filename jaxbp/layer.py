@@ -127,12 +127,14 @@ class Layer(ABC):
 
     # What single examples contribute to the gradient, which is a sum over them (`jaxbp.beyond`).
 
-    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, tuple[Any, Any]]:
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, tuple[Any, ...]]:
         """`{name: (seen, error)}` for parameters whose gradient is one product, `Σ_rows seenᵀ error`.
 
         Both have the example axis first; `seen` is `None` for a bias, which meets a 1. A kernel of
-        several axes counts as a matrix, all but its last axis as one. What is said here gives norms and
-        curvature of single examples without their gradients.
+        several axes counts as a matrix, all but its last axis as one. With a third entry, a number of
+        groups, the last axes of `seen` and `error` fall into so many blocks, one after another, and the
+        matrix has the product of each in its own columns. What is said here gives norms and curvature of
+        single examples without their gradients.
         """
         return {}
 

@@ -115,7 +115,7 @@ def worst(errors: dict[str, float]) -> tuple[str, float]:
 
 def start(config: Config, task: Task) -> tuple[State, optax.GradientTransformation]:
     """The state before the first epoch, and the optimizer."""
-    tx = make(config.optimizer, task.steps, config.train.epochs)
+    tx = make(config.optimizer, task.steps, config.train.epochs, task=task)
     from_data = getattr(config.model, "initializer", "") == "data"
     params = task.init(keys(config.train.seed)[0], from_data)
     best = params if task.data.valid_x is not None else None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxbp.app.schema import NotNegative, Rate, Section, Share, Whole
+from jaxbp.app.schema import Count, NotNegative, Rate, Section, Share, Whole
 from jaxbp.layer import InputError
 
 
@@ -32,6 +32,10 @@ class Optimizer(Section, frozen=True, kw_only=True):
 
     def direction(self) -> optax.GradientTransformation:
         raise InputError(f"optimizer.name: {self.name!r} cannot be built")
+
+    def direction_of(self, task: Any) -> optax.GradientTransformation:
+        """The same for one that has to know the task's network and loss."""
+        return self.direction()
 
 
 class SGD(Optimizer, frozen=True, kw_only=True):
@@ -112,25 +116,60 @@ class Lion(Optimizer, frozen=True, kw_only=True):
         return optax.chain(optax.scale_by_lion(self.b1, self.b2), decay)
 
 
+class KFAC(Optimizer, frozen=True, kw_only=True):
+    """KFAC: the natural gradient, by Kronecker factors of every layer's curvature."""
+
+    name: str = "kfac"
+    """which optimizer"""
+    learning_rate: Rate = 0.1
+    """η: the size of a step"""
+    momentum: Share = 0.9
+    """share of the last update that is kept; 0 for none"""
+    damping: Rate = 1e-2
+    """λ: added to the curvature"""
+    decay: Share = 0.95
+    """decay of the mean of factors"""
+    every: Count = 5
+    """steps between two inverses of the factors"""
+    max_change: NotNegative = 0.0
+    """largest change of the predictions in a step, by the curvature; 0 for no limit"""
+
+    def direction_of(self, task: Any) -> optax.GradientTransformation:
+        from jaxbp.beyond import scale_by_kfac
+
+        step = scale_by_kfac(
+            task.net,
+            task.loss,
+            task.like(),
+            damping=self.damping,
+            decay=self.decay,
+            every=self.every,
+            max_change=self.max_change,
+        )
+        return optax.chain(step, optax.trace(self.momentum)) if self.momentum else step
+
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "adam": Adam,
     "adamw": AdamW,
     "rmsprop": RMSProp,
     "lion": Lion,
+    "kfac": KFAC,
 }
 
 
 def make(
-    config: Optimizer, steps: int, epochs: int, learning_rate: Any = None
+    config: Optimizer, steps: int, epochs: int, learning_rate: Any = None, task: Any = None
 ) -> optax.GradientTransformation:
     """The Optax transformation for a run of `epochs` of `steps` each.
 
     `learning_rate` replaces the config's and may be a traced array: a sweep's members differ in it.
+    `task` is for those that ask for the network and the loss.
     """
     rate = config.learning_rate if learning_rate is None else learning_rate
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    parts.append(config.direction())
+    parts.append(config.direction_of(task))
     if config.schedule != "constant" or config.warmup:
         parts.append(optax.scale_by_schedule(schedule(config, steps, epochs)))
     return optax.chain(*parts, optax.scale(-rate))

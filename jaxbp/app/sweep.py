@@ -54,7 +54,9 @@ def start_sweep(config: Config, task: Task) -> tuple[State, Any]:
     start, run = make_sweep(
         task.net,
         task.loss,
-        lambda learning_rate: make(config.optimizer, task.steps, config.train.epochs, learning_rate),
+        lambda learning_rate: make(
+            config.optimizer, task.steps, config.train.epochs, learning_rate, task
+        ),
         task.batch_size,
         shuffle=config.train.shuffle,
         augment=task.augment,

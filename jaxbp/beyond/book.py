@@ -198,6 +198,11 @@ def require_separate(net: Layer, mode: Mode) -> None:
             "in training a BatchNorm makes every example's gradient depend on all the others; "
             "use GroupNorm or LayerNorm, or Eval()"
         )
+    require_not_deferred(net)
+
+
+def require_not_deferred(net: Layer) -> None:
+    """Raise `InputError` where a head keeps the error of its examples to itself."""
     if any(getattr(leaf, "deferred", False) for _, leaf in leaves(net)):
         raise InputError("a deferred head has summed over the examples already; use deferred=False")
 

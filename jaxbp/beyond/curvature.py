@@ -24,14 +24,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.beyond.book import each_copy, mapped, parts_of, require_own_losses, require_separate, walk_back
-from jaxbp.beyond.squares import rows_of, summed_by_id
+from jaxbp.beyond.book import (
+    each_copy,
+    mapped,
+    parts_of,
+    require_not_deferred,
+    require_own_losses,
+    require_separate,
+    walk_back,
+)
+from jaxbp.beyond.squares import by_group, rows_of, summed_by_id
 from jaxbp.layer import Eval, InputError, Layer, Mode, Part, PyTree, add_errors, rebuild, require_whole
 from jaxbp.losses import Loss
 from jaxbp.losses.base import share
 from jaxbp.precision import wide
 
-KINDS = ("sampled", "exact", "empirical")
+# how many columns a kind takes: so many random ones, all, or none but the targets' own
+COLUMNS = {"sampled": lambda samples: samples, "exact": lambda _: None, "empirical": lambda _: 0}
 
 
 @jax.tree_util.register_dataclass
@@ -41,11 +50,13 @@ class Factors:
 
     Of a `Dense`, `left` is the mean of `x xᵀ` over everything that it saw, and `right` the sum of `δ δᵀ`.
     A bias `[o]` meets a 1: its `left` is `[[1]]`. (A `Head`'s table is laid out the other way round; what
-    counts is the product of the two, not the size of one.)
+    counts is the product of the two, not the size of one.) Groups of a convolution are the axis after
+    those of the copies: each is a block of its own. Of a table, `left` is a diagonal: how often a row
+    is met.
     """
 
-    left: Float[Array, "*copies i i"]
-    right: Float[Array, "*copies o o"]
+    left: Float[Array, "*blocks i i"] | Float[Array, "*blocks i"]
+    right: Float[Array, "*blocks o o"]
 
 
 def ggn_diagonal(net: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
@@ -67,12 +78,13 @@ def ggn_diagonal(net: Layer, loss: Loss, samples: int | None = None) -> Callable
         require_whole("ggn_diagonal", samples=samples)
 
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval(), key: Any = None) -> PyTree:
-        diagonal = _over_columns(net, loss, samples, _squares, params, x, y, mode, key)
+        require_separate(net, mode)
+        diagonal = over_columns(net, loss, samples, _squares, params, x, y, mode, key)
         mask = net.trainable(params)
         return jax.tree.map(lambda d, yes: d if yes else jnp.zeros_like(d), diagonal, mask)
 
     def _squares(params: PyTree, parts: list[Part]) -> PyTree:
-        return rebuild(net, params, [_squares_of(part, parts) for part in parts])
+        return rebuild(net, params, [squares_of(part, parts) for part in parts])
 
     return fn
 
@@ -82,9 +94,9 @@ def kronecker_factors(
 ) -> Callable[..., dict[str, Factors]]:
     """`fn(params, x, y, mode=Eval(), key=None) -> {"layers[0].w": Factors, …}`, layer by layer.
 
-    For every parameter whose gradient is one product, `Σ_rows x δᵀ` (`products`; the rows are examples
-    and positions), its block of `G` as if what a row sees and the error there had nothing to do with each
-    other, nor two rows with one another:
+    For every parameter whose gradient is one product, `Σ_rows x δᵀ` (`products`, or `rows` of a table,
+    where `x` is 1 at one entry; the rows of the sum are examples and positions), its block of `G` as if
+    what a row sees and the error there had nothing to do with each other, nor two rows with one another:
 
         Σ_n Σ_c (Σ_t x_nt ⊗ δ_ntc)(…)ᵀ  ≈  left ⊗ right
         left  = mean over rows of x xᵀ              right = Σ over columns and rows of δ δᵀ
@@ -98,17 +110,12 @@ def kronecker_factors(
     Errors as in `ggn_diagonal`; `"empirical"` also refuses a mean over labels that are not ignored.
     Sources: Martens and Grosse 2015; Botev et al. 2017 (KFLR); Eschenhagen et al. 2023 ("expand").
     """
-    if kind not in KINDS:
-        raise InputError(f"kronecker_factors: expected a kind of {', '.join(KINDS)}, got {kind!r}")
-    require_whole("kronecker_factors", samples=samples)
-    many = {"sampled": samples, "exact": None, "empirical": 0}[kind]
+    require_kind("kronecker_factors", kind, samples)
 
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval(), key: Any = None) -> dict[str, Factors]:
-        sums = _over_columns(net, loss, many, _products, params, x, y, mode, key)
-        return {
-            name: Factors(left / rows[..., None, None], right)
-            for name, (left, right, rows) in sums.items()
-        }
+        require_separate(net, mode)
+        sums = over_columns(net, loss, COLUMNS[kind](samples), _products, params, x, y, mode, key)
+        return {name: means(*found) for name, found in sums.items()}
 
     def _products(params: PyTree, parts: list[Part]) -> dict[str, Any]:
         found = {}
@@ -120,7 +127,14 @@ def kronecker_factors(
     return fn
 
 
-def _over_columns(
+def require_kind(what: str, kind: str, samples: int) -> None:
+    """Raise `InputError` for a kind that is not there, and for no samples."""
+    if kind not in COLUMNS:
+        raise InputError(f"{what}: expected a kind of {', '.join(COLUMNS)}, got {kind!r}")
+    require_whole(what, samples=samples)
+
+
+def over_columns(
     net: Layer,
     loss: Loss,
     samples: int | None,
@@ -135,7 +149,7 @@ def _over_columns(
 
     With `samples = 0`, of the one column that the targets themselves make.
     """
-    require_separate(net, mode)
+    require_not_deferred(net)
     prediction, saved = net.forward(params, x, mode)
     if prediction.ndim < 2:
         raise InputError(
@@ -156,6 +170,8 @@ def _over_columns(
     def step(sums: PyTree, i: Array) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, sums, one(loss.hessian_root(kept, column(i)))), None
 
+    if count == 1:
+        return one(loss.hessian_root(kept, column(jnp.int32(0))))
     turns = jnp.arange(count, dtype=jnp.int32)
     shapes = jax.eval_shape(lambda i: one(loss.hessian_root(kept, column(i))), turns[0])
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
@@ -181,7 +197,7 @@ def _columns(prediction: Array, samples: int | None, key: Any) -> tuple[Callable
     return signs, samples
 
 
-def _squares_of(part: Part, parts: list[Part]) -> PyTree:
+def squares_of(part: Part, parts: list[Part]) -> PyTree:
     """`Σ_n g_n²` of one part, shaped like its parameters; of a shared weight all its places together."""
     if part.shared:
         return ()
@@ -209,9 +225,11 @@ def _sum_of_squares(layers: list[Layer], arrays: list[Any]) -> PyTree:
 
 
 def _product_squares(
-    seen: Float[Array, "n *positions i"] | None, error: Float[Array, "n *positions o"]
+    seen: Float[Array, "n *positions i"] | None, error: Float[Array, "n *positions o"], groups: int = 1
 ) -> Array:
     """`Σ_n (Σ_t x_nt δ_ntᵀ)²` entry by entry; with one row, `Σ_n x_ni² δ_no²` is one product."""
+    if seen is not None and groups > 1:
+        return jnp.moveaxis(by_group(_product_squares, seen, error, groups), 0, -2)
     d = rows_of(error).astype(wide(error.dtype))
     if seen is None:
         return jnp.sum(jnp.square(jnp.sum(d, axis=1)), axis=0)
@@ -229,15 +247,35 @@ def _row_squares(ids: Array, error: Array, size: int) -> Array:
 
 
 def _outer_products(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, Any]:
-    """`{name: (Σ x xᵀ, Σ δ δᵀ, how many rows)}` of one column."""
+    products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
+    found = {name: outer_products([seen], *error) for name, (seen, *error) in products.items()}
+    return found | {name: row_products(*pair, len(params[name])) for name, pair in tables.items()}
+
+
+def outer_products(seen: list[Any], error: Array, groups: int = 1) -> tuple[Array, Array, Array]:
+    """`(Σ x xᵀ, Σ δ δᵀ, how many rows)` of one column; `x` is all that was `seen`, side by side.
+
+    Of several groups (and then of one thing seen), all three have them as their first axis.
+    """
+    if groups > 1:
+        return by_group(lambda x, d: outer_products([x], d), seen[0], error, groups)
+    dtype, ones = wide(error.dtype), jnp.ones((*error.shape[:-1], 1), error.dtype)
+    together = [ones if a is None else a for a in seen]
 
     def square(a: Array) -> Array:
         rows = a.reshape(-1, a.shape[-1])
-        return jnp.matmul(rows.T, rows, preferred_element_type=wide(a.dtype))
+        return jnp.matmul(rows.T, rows, preferred_element_type=dtype)
 
-    found = {}
-    for name, (seen, error) in layer.products(params, saved, delta).items():
-        ones = jnp.ones((*error.shape[:-1], 1), wide(error.dtype))
-        rows = jnp.asarray(prod(error.shape[:-1]), wide(error.dtype))
-        found[name] = square(ones if seen is None else seen), square(error), rows
-    return found
+    x = jnp.concatenate(together, axis=-1) if len(together) > 1 else together[0]
+    return square(x), square(error), jnp.asarray(prod(error.shape[:-1]), dtype)
+
+
+def row_products(ids: Array, error: Array, size: int) -> tuple[Array, Array, Array]:
+    """The same of a table: `x` has a 1 at the row that is met, so `Σ x xᵀ` is a diagonal of counts."""
+    _, right, rows = outer_products([None], error)
+    return jnp.zeros(size, right.dtype).at[ids.reshape(-1)].add(1, mode="drop"), right, rows
+
+
+def means(left: Array, right: Array, rows: Array) -> Factors:
+    """`A`, the mean over rows, and `B`, the sum over them."""
+    return Factors(left / rows.reshape(*rows.shape, *(1,) * (left.ndim - rows.ndim)), right)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxbp.compose import Chain, chain_nested, chain_row
 from jaxbp.layer import (
     Eval,
     Gather,
@@ -30,8 +32,6 @@ from jaxbp.layer import (
 )
 from jaxbp.layers.dense import Dense, initializer
 from jaxbp.layers.elementwise import Elementwise, ReLU, Rule
-from jaxbp.layers.pool import MaxPool
-from jaxbp.layers.shape import Flatten
 from jaxbp.precision import matmul, wide
 
 LayerRule = Callable[[Layer], Layer]
@@ -83,7 +83,52 @@ class FeedbackAlignment(Dense):
 
 def feedback_alignment(leaf: Layer) -> Layer:
     """The rule: `FeedbackAlignment` in place of every `Dense`."""
-    return FeedbackAlignment(**_own_fields(leaf)) if type(leaf) is Dense else leaf
+    return FeedbackAlignment(**own_fields(leaf)) if type(leaf) is Dense else leaf
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class DirectFeedback(Chain):
+    """`Chain`, in which every layer with parameters hears of the error at the end, and of no other.
+
+        dy_l = e B_l        in place of (∂h_L/∂h_l)ᵀ e, with e: [n, outputs] what arrives at the chain
+
+    Between two layers with parameters (activations, pooling) the error passes as ever; below the first
+    there is no more to learn, and `dx` is its own. `B_l: [outputs, size]` is drawn from `seed` with
+    a variance of `1/outputs`, the same at every step: it is no parameter, so those of a `Chain` serve.
+    Chains in the chain are of one row with it. Raises `InputError` for predictions not `[n, outputs]`.
+    Source: Nøkland 2016.
+    """
+
+    seed: int = 0
+
+    def __init__(self, *layers: Layer, seed: int = 0):
+        super().__init__(*layers)
+        object.__setattr__(self, "seed", seed)
+
+    def backward(
+        self, params: PyTree, saved: PyTree, dy: PyTree, gather: Gather | None = None
+    ) -> tuple[PyTree, PyTree]:
+        if getattr(dy, "ndim", 0) != 2:
+            raise InputError("DirectFeedback: expected predictions of shape [examples, outputs]")
+        gathered, error, key = [], dy, jax.random.key(self.seed)
+        row = list(chain_row(self, (params, saved), lambda _, own: zip(*own, strict=True)))
+        first = next((i for i, (*_, (p, _)) in enumerate(row) if jax.tree.leaves(p)), 0)
+        for i in reversed(range(len(row))):
+            _, layer, (p, s) = row[i]
+            g, error = layer.backward(p, s, error, gather)
+            gathered.append(g)
+            if jax.tree.leaves(p) and i > first:
+                size = prod(error.shape[1:])
+                b = jax.random.normal(jax.random.fold_in(key, i), (dy.shape[1], size), dy.dtype)
+                error = (matmul(dy, b / dy.shape[1] ** 0.5)).reshape(error.shape).astype(error.dtype)
+        return chain_nested(self, reversed(gathered)), error
+
+
+def direct_feedback(net: Layer, seed: int = 0) -> Layer:
+    """The same network with its outermost `Chain` as a `DirectFeedback`; raises `InputError` else."""
+    if type(net) is not Chain:
+        raise InputError(f"direct_feedback: expected a Chain, got {type(net).__name__}")
+    return DirectFeedback(*net.layers, seed=seed)
 
 
 # --- errors that pass where there is no derivative ----------------------------------------------------
@@ -186,58 +231,5 @@ def guided(leaf: Layer) -> Layer:
     return GuidedReLU() if type(leaf) is ReLU else leaf
 
 
-@dataclass(frozen=True, repr=False)
-class RelevanceDense(Dense):
-    """`Dense`, which hands relevance down in the shares in which its inputs made its outputs (LRP-ε).
-
-    With `a_i = Σ_j x_j w_ji + b_i` and `R_i` the relevance of output `i`,
-
-        R_j = Σ_i x_j w_ji / (a_i + ε sign a_i) R_i         sign 0 = 1
-
-    A column's shares add up to `(a_i - b_i) / (a_i + ε sign a_i)`: without bias and for `ε → 0` to 1, so
-    that `Σ_j R_j = Σ_i R_i`, relevance is conserved. `ε` takes away where `a_i` is small, the bias keeps
-    its own. Here `delta = R_i / (a_i + ε sign a_i)`, and `gradient` means nothing. Source: Bach et
-    al. 2015.
-    """
-
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self.epsilon, "RelevanceDense: epsilon")
-
-    def pull(
-        self, params: Any, saved: Any, dy: Float[Array, "*batch out"]
-    ) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch out"]]:
-        x, input_dtype = saved
-        w = params["w"].astype(x.dtype)
-        a = matmul(x, w)
-        if self.bias:
-            a = a + jnp.broadcast_to(params["b"].astype(a.dtype), a.shape)
-        share = dy.astype(a.dtype) / (a + jnp.where(a >= 0, self.epsilon, -self.epsilon).astype(a.dtype))
-        dx = x.astype(a.dtype) * matmul(share, w.T.astype(a.dtype))
-        return dx.astype(input_dtype.value), share
-
-
-def relevance(epsilon: float = 1e-6) -> LayerRule:
-    """The rule of LRP-ε for a `Chain`: `net.backward(params, saved, R)[1]` is the input's relevance.
-
-    `RelevanceDense` in place of `Dense`; activations pass relevance on as it is, a `MaxPool` to what
-    was largest, a `Flatten` in place. `R` is the logit to be explained, say, and 0 at the others.
-    Raises `InputError` for any other leaf: nobody guesses.
-    """
-
-    def rule(leaf: Layer) -> Layer:
-        if type(leaf) is Dense:
-            return RelevanceDense(**_own_fields(leaf), epsilon=epsilon)
-        if isinstance(leaf, Elementwise):
-            return StraightThrough(leaf)
-        if isinstance(leaf, MaxPool | Flatten):
-            return leaf
-        raise InputError(f"relevance: no rule is written for {leaf}")
-
-    return rule
-
-
-def _own_fields(layer: Layer) -> dict[str, Any]:
+def own_fields(layer: Layer) -> dict[str, Any]:
     return {f.name: getattr(layer, f.name) for f in fields(layer)}  # pyright: ignore[reportArgumentType]

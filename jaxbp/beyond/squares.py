@@ -7,7 +7,9 @@ entries seen, `o` entries of the error. The gradient of a matrix is `g_n = Σ_t 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +29,7 @@ def square_norms(part: Part) -> Float[Array, "n"]:
     layer, params, saved, delta = part.layer, part.params, part.saved, part.gathered
     products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
     products = {k: pair for k, pair in products.items() if params[k].ndim < 3 or by_pairs(*pair)}
-    parts = [
-        sum_square_norms(error) if seen is None else product_square_norms(seen, error)
-        for seen, error in products.values()
-    ]
+    parts = [product_square_norms(*product) for product in products.values()]
     parts += [row_square_norms(ids, error) for ids, error in tables.values()]
     parts += [_squares(g) for g in jax.tree.leaves(others(part, {*products, *tables}))]
     return added(parts)
@@ -86,7 +85,7 @@ def cross_terms(first: Part, last: Part) -> Float[Array, "n"]:
 
 
 def product_square_norms(
-    seen: Float[Array, "n *positions i"], error: Float[Array, "n *positions o"]
+    seen: Float[Array, "n *positions i"] | None, error: Float[Array, "n *positions o"], groups: int = 1
 ) -> Float[Array, "n"]:
     """`‖Σ_t x_nt δ_ntᵀ‖²` without the gradients themselves, where that is cheaper.
 
@@ -94,8 +93,13 @@ def product_square_norms(
 
         ‖Σ_t x_t δ_tᵀ‖² = Σ_ts ⟨x_t, x_s⟩ ⟨δ_t, δ_s⟩        t² (i + o) products instead of t i o
 
-    so the pairs are taken where `t (i + o) ≤ i o`, else the product. Sums run in float32 at least.
+    so the pairs are taken where `t (i + o) ≤ i o`, else the product. Sums run in float32 at least. Groups
+    are squared one by one; of a bias (`seen` is `None`) it is `‖Σ_t δ_nt‖²`.
     """
+    if seen is None:
+        return sum_square_norms(error)
+    if groups > 1:
+        return jnp.sum(by_group(product_square_norms, seen, error, groups), axis=0)
     x, d = rows_of(seen), rows_of(error)
     dtype = wide(x.dtype)
     if x.shape[1] == 1:
@@ -107,11 +111,20 @@ def product_square_norms(
     return _squares(jnp.einsum("nti,nto->nio", x, d, preferred_element_type=dtype))
 
 
-def by_pairs(seen: Array | None, error: Array) -> bool:
+def by_group(fn: Callable[..., Any], seen: Array, error: Array, groups: int) -> Any:
+    """`fn(seen, error)` of every group's own entries, along a leading axis."""
+
+    def apart(a: Array) -> Array:
+        return jnp.moveaxis(a.reshape(*a.shape[:-1], groups, -1), -2, 0)
+
+    return jax.vmap(fn)(apart(seen), apart(error))
+
+
+def by_pairs(seen: Array | None, error: Array, groups: int = 1) -> bool:
     """Whether one row, or all pairs of rows, take less than the gradient."""
     if seen is None:
         return True
-    t, i, o = prod(error.shape[1:-1]), seen.shape[-1], error.shape[-1]
+    t, i, o = prod(error.shape[1:-1]), seen.shape[-1] // groups, error.shape[-1] // groups
     return t == 1 or t * (i + o) <= i * o
 
 

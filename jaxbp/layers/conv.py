@@ -21,7 +21,7 @@ block. `G = channels` is a depthwise convolution.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -121,6 +121,16 @@ class _Convolution(Layer):
             grads["b"] = db.astype(params["b"].dtype)
         return grads
 
+    def _met(self, x: Array, taps: Iterable[Array], delta: Array) -> PyTree:
+        """What the kernel's gradient is the product of; `taps` are what each tap looked at."""
+        batch = x.shape[: x.ndim - self._axes - 1]
+        if not batch:
+            return {}
+        seen = jnp.stack([a.reshape(*a.shape[:-1], self.groups, -1) for a in taps], axis=-2)
+        seen = seen.reshape(*batch, *seen.shape[1 : 1 + self._axes], -1)  # [*batch, *positions, (g k c)]
+        bias = {"b": (None, delta)} if self.bias else {}
+        return {"w": (seen, delta, self.groups)[: 3 if self.groups > 1 else 2], **bias}
+
     def _flat(self, x: Array) -> Array:
         """`[*batch, *positions, channels]` with the batch axes made one."""
         inner = x.shape[x.ndim - self._axes - 1 :]
@@ -193,17 +203,10 @@ class Conv(_Convolution):
         return self._grads(params, dw, delta)
 
     def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
-        """`Dense` on patches, `[n, *o, (k c)]`. In groups, the kernel is more than one product."""
+        """`Dense` on patches, `[n, *o, (k c)]`, group by group."""
         x, _ = saved
-        batch = x.shape[: x.ndim - self._axes - 1]
-        if not batch:
-            return {}
-        bias = {"b": (None, delta)} if self.bias else {}
-        if self.groups > 1:
-            return bias
         win = self._window(x)
-        patches = jnp.concatenate(list(win.looks(win.padded(self._flat(x)))), axis=-1)
-        return {"w": (patches.reshape(*batch, *patches.shape[1:]), delta), **bias}
+        return self._met(x, win.looks(win.padded(self._flat(x))), delta)
 
     def _window(self, x: PyTree) -> Window:
         return window(self._size(x), self._taps, self._strides, self._dilations, self.padding, str(self))
@@ -256,6 +259,12 @@ class ConvTranspose(_Convolution):
         x, _ = saved
         dw = kernel_error(self._flat(delta), self._flat(x), self._window(x), self.groups)
         return self._grads(params, swap_channels(dw, self.groups), delta)
+
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        """`Dense` on what each tap put at a position of the output: `x` there, or 0."""
+        x, _ = saved
+        flat = self._flat(x)
+        return self._met(x, self._window(x).placed(flat for _ in range(prod(self._taps))), delta)
 
     def _window(self, x: PyTree) -> Window:
         """The windows of the convolution whose pull this is: over the *output*'s positions."""

@@ -250,6 +250,11 @@ class PositionEmbedding(Layer):
         dp = jnp.sum(sequences, axis=0, dtype=wide(delta.dtype)).astype(p.dtype)
         return {"p": jnp.zeros_like(p).at[: saved.value].set(dp)}
 
+    def rows(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        if self.kind != "learned" or delta.ndim < 3:
+            return {}
+        return {"p": (jnp.broadcast_to(jnp.arange(saved.value), delta.shape[:-1]), delta)}
+
     def start(self, params: PyTree, batch: int, length: int, dtype: DTypeLike) -> PyTree:
         """Decoding: the number of positions that went by."""
         if self.kind == "learned" and length > (rows := len(params["p"])):

@@ -121,6 +121,10 @@ class _Norm(Layer):
             "offset": _sum_to_features(delta, params["offset"]),
         }
 
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        """Both are sums over rows, of `δ x̂` and of `δ`: biases of which one meets another error."""
+        return {"scale": (None, delta * self._standard(*saved[:3])), "offset": (None, delta)}
+
     def _statistics(self, x: Array) -> tuple[Parts, Array]:
         """`μ` and `v`, in two passes: the difference `⟨x²⟩ - μ²` would lose its digits."""
         x = x.astype(self._compute(x))
@@ -415,3 +419,7 @@ class RMSNorm(_Norm):
     def gradient(self, params: PyTree, saved: PyTree, delta: Float[Array, "*dims features"]) -> PyTree:
         x, r = saved
         return {"scale": _sum_to_features(delta * (x.astype(r.dtype) * r), params["scale"])}
+
+    def products(self, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
+        x, r = saved
+        return {"scale": (None, delta * (x.astype(r.dtype) * r))}

@@ -10,10 +10,9 @@ Everything below is over that one relation. Backwards it is read the other way r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -88,16 +87,21 @@ class Window:
 
         Each part is spread to its stride and put where its tap looked, and the parts are added.
         """
-        total: Any = None
+        placed = self.placed(parts)
+        total = next(placed)
+        for part in placed:
+            total = total + part
+        return total
+
+    def placed(self, parts: Iterable[Array]) -> Iterator[Array]:
+        """For every tap `k` in order, `part_k[n,o,c]` put at `i = s o + d k - p`, and 0 elsewhere."""
         for tap, part in zip(product(*map(range, self.taps)), parts, strict=True):
             config = [(0, 0, 0)]
             axes = zip(tap, self.size, self.stride, self.dilation, self.padding, self.count, strict=True)
             for k, size, s, d, (before, _), count in axes:
                 low = d * k - before
                 config.append((low, size - (low + s * (count - 1) + 1), s - 1))
-            placed = lax.pad(part, jnp.zeros((), part.dtype), [*config, (0, 0, 0)])
-            total = placed if total is None else total + placed
-        return total
+            yield lax.pad(part, jnp.zeros((), part.dtype), [*config, (0, 0, 0)])
 
 
 def window(

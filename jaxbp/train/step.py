@@ -91,8 +91,8 @@ def _update(
             return both(params, x, y, mode, *present)[:2]
 
         value, grads, moved = both(params, x, y, mode, *present)
-        given = (None, None) if alone else (again, value)
-        params, finish = update(net, optimizer, params, opt_state, *given, grads)
+        given = (None, None, grads, None) if alone else (again, value, grads, (params, x, y, mode))
+        params, finish = update(net, optimizer, params, opt_state, *given)
         trained = net.trainable(params)
         params = jax.tree.map(lambda yes, new, m: new if yes else m, trained, params, moved)
         return params, finish(params), value

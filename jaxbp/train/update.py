@@ -8,7 +8,8 @@ now, so that averages which Optax computes from the state (`schedule_free_eval_p
 
 Besides the gradients an optimizer may ask for `value` and `grad` (`reduce_on_plateau`, `polyak_sgd`,
 `momo`), for `value_fn`, the loss of these examples as a function of the parameters (`lbfgs`), or for what
-`sophia` and `sam` call `obj_fn` and `grad_fn`; all are there. Whatever it differentiates is
+`sophia` and `sam` call `obj_fn` and `grad_fn`, or (`jaxbp.beyond.kfac`) for the `batch`, `(params, x, y,
+mode)`; all are there. Whatever it differentiates is
 differentiated by hand.
 """
 
@@ -53,11 +54,13 @@ def update(
     gradients: Gradients | None,
     value: Any,
     grads: PyTree,
+    batch: tuple[Any, ...] | None,
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """`(params after the update, finish)`; `finish(params) -> opt_state`, once the statistics moved too.
 
     `gradients(params) -> (value, grads)` is the loss of the step's examples; `value` and `grads` are
-    what it gave for `params`. Where `gradients` is `None`, an optimizer may see these `grads` alone.
+    what it gave for `params`, and `batch` all that it did so with, `(params, x, y, mode)`. Where
+    `gradients` is `None`, an optimizer may see these `grads` alone.
     """
     _require_able(opt_state)
     trained = net.trainable(params)
@@ -76,7 +79,7 @@ def update(
 
     own = part(params)
     state, absent = _narrowed(opt_state, tx, params, own)
-    updates, state = _ask(tx, part(grads), state, own, value, gradients_of_part)
+    updates, state = _ask(tx, part(grads), state, own, value, gradients_of_part, batch)
 
     def finish(params: PyTree) -> PyTree:
         return _widened(state, tx.init(params), absent) if absent else state
@@ -91,15 +94,16 @@ def _ask(
     params: PyTree,
     value: Any,
     gradients: Gradients,
+    batch: tuple[Any, ...] | None,
 ) -> tuple[PyTree, PyTree]:
     """`tx.update` with all that an optimizer may ask for."""
     loss = with_gradient(gradients)
 
-    def value_fn(params: PyTree, obj_fn: Any = None, grad_fn: Any = None) -> Any:
+    def value_fn(params: PyTree, obj_fn: Any = None, grad_fn: Any = None, batch: Any = None) -> Any:
         return loss(params)  # a line search refuses what its `value_fn` does not take
 
     for_sam = {"grad_fn": lambda params, _: gradients(params)[1]}
-    given = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": loss}
+    given = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": loss, "batch": batch}
     if value is None:
         del given["value"]
     try:

@@ -40,7 +40,7 @@ WRONG = {
     "[optimizer]\nlearning_rate = nan": "optimizer.learning_rate: expected a positive number, got nan",
     "[optimizer]\nlearning_rate = inf": "optimizer.learning_rate: expected a positive number, got inf",
     "[optimizer]\nmomentum = 1.0": "optimizer.momentum: expected a number >= 0 and < 1, got 1.0",
-    '[optimizer]\nname = "adma"': "optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, "
+    '[optimizer]\nname = "adma"': "optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, kfac, "
     'got "adma"; did you mean "adam"?',
     '[optimizer]\nname = "adam"\nmomentum = 0.9': "optimizer.momentum: unknown field; expected one of "
     "name, learning_rate, schedule, warmup, clip, b1, b2, epsilon",
@@ -119,7 +119,7 @@ def test_an_unknown_model_gets_the_closest_name(tmp_path, capsys):
         ),
         (
             ["--optimizer.name", "adma"],
-            "--optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, "
+            "--optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, kfac, "
             'got "adma"; did you mean "adam"?',
         ),
         (

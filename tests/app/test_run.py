@@ -253,6 +253,15 @@ def test_metrics_beyond_the_checkpoint_are_written_again(tmp_path, small):
 # --- compiled once ----------------------------------------------------------------------------------
 
 
+def test_kfac_is_an_optimizer_like_any_other_and_resumes(small, tmp_path):
+    flags = ["--optimizer.name", "kfac", "--optimizer.max-change", "1", "--train.epochs"]
+    assert run(small, tmp_path / "whole", *flags, "3") == 0
+    assert run(small, tmp_path / "parts", *flags, "2") == 0
+    assert run(small, tmp_path / "parts", *flags, "3", "--resume") == 0
+    whole, parts = (next((tmp_path / way).iterdir()) for way in ("whole", "parts"))
+    assert same(params(whole), params(parts))
+
+
 def test_a_whole_run_traces_its_epoch_once(small):
     traces = []
 
@@ -307,7 +316,7 @@ def test_optimizers_are_those_of_optax(name, reference):
 
 def test_every_optimizer_is_compared():
     marks = test_optimizers_are_those_of_optax.pytestmark[0].args[1]
-    assert {case[0] for case in marks} == OPTIMIZERS.keys()
+    assert {case[0] for case in marks} | {"kfac"} == OPTIMIZERS.keys()  # which asks for a network
 
 
 def test_momentum_is_optax_s():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxbp import (
+    LSTM,
     Auto,
     Chain,
     Conv,
@@ -16,6 +17,7 @@ from jaxbp import (
     MaxPool,
     ReLU,
     Sigmoid,
+    SoftmaxCrossEntropy,
     SquaredError,
     Stack,
     Tanh,
@@ -190,6 +192,68 @@ def test_relevance_of_one_layer_is_that_of_the_formula() -> None:
     close(found.sum(-1) + kept, r.sum(-1))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.4, float("inf")])
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_shares_are_those_of_the_contributions(gamma: float, kind: str) -> None:
+    """Every contribution by itself, of one layer with a bias; a convolution on its only patch."""
+    x = X if kind == "dense" else normal(3, (5, 2, 1, 2), "float64")
+    net = Dense(3) if kind == "dense" else Chain(Conv(3, (2, 1), padding="VALID"), Flatten())
+    params = drawn(net, x)
+    found = jax.jit(
+        lambda p: map_leaves(beyond.relevance(0.3, gamma), net).backward(
+            p, map_leaves(beyond.relevance(0.3, gamma), net).forward(p, x)[1], DY
+        )[1]
+    )(params)
+    own = params if kind == "dense" else params[0]
+    w, b, r = np.asarray(own["w"]).reshape(4, 3), np.asarray(own["b"]), np.asarray(DY)
+    z = np.asarray(x).reshape(5, 4, 1) * w
+    once, more = (0.0, 1.0) if gamma == float("inf") else (1.0, gamma)
+    z, b = once * z + more * np.maximum(z, 0), once * b + more * np.maximum(b, 0)
+    a = z.sum(1) + b
+    close(found.reshape(5, 4), (z * (r / (a + 0.3 * np.where(a >= 0, 1, -1)))[:, None]).sum(2))
+
+
+def test_relevance_is_conserved_by_convolutions() -> None:
+    layers = Conv(5, 3, bias=False), ReLU(), MaxPool(2), Conv(4, 2, bias=False), Tanh(), Flatten()
+    net = Chain(*layers, Dense(3, bias=False))
+    x, r = normal(3, (2, 5, 4, 3), "float64"), normal(4, (2, 3), "float64")
+    params = drawn(net, x)
+    for gamma in (0.0, 0.5):
+        other = map_leaves(beyond.relevance(1e-12, gamma), net)
+        _, saved = other.forward(params, x)
+        close(jax.jit(other.backward)(params, saved, r)[1].sum((1, 2, 3)), r.sum(-1), 1e-7)
+
+
+def test_direct_feedback_takes_the_last_error_to_every_layer() -> None:
+    net = Chain(Chain(Dense(6), Tanh()), Dense(5), Tanh(), Dense(3))
+    other = beyond.direct_feedback(net, seed=4)
+    params = drawn(net, X)
+    _, saved = other.forward(params, X)
+    grads, _ = jax.jit(other.backward)(params, saved, DY)
+    h1 = np.tanh(affine(params[0][0]))
+    h2 = np.tanh(h1 @ np.asarray(params[1]["w"]) + np.asarray(params[1]["b"]))
+    close(grads[3]["w"], h2.T @ DY)
+    key = jax.random.key(4)
+    errors = []
+    for row, size in ((4, 5), (2, 6)):
+        b = jax.random.normal(jax.random.fold_in(key, row), (3, size), "float64") / np.sqrt(3)
+        errors.append(np.asarray(DY @ b))
+    close(grads[1]["w"], h1.T @ (errors[0] * (1 - h2**2)))
+    close(grads[0][0]["w"], np.asarray(X).T @ (errors[1] * (1 - h1**2)))
+
+
+def test_networks_learn_by_direct_feedback() -> None:
+    net = Chain(Conv(4, 3), ReLU(), MaxPool(2), Flatten(), Dense(8), Tanh(), Dense(3))
+    x, y = normal(1, (20, 4, 4, 2), "float32"), jnp.arange(20, dtype=jnp.int32) % 3
+    params = net.init(KEY, x)
+    step = jax.jit(value_and_grad(beyond.direct_feedback(net), SoftmaxCrossEntropy()))
+    first = step(params, x, y)[0]
+    for _ in range(100):
+        value, grads = step(params, x, y)
+        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, grads)
+    assert value < 0.3 * first
+
+
 def test_an_output_of_zero_has_relevance_without_nan() -> None:
     net, x = Dense(2, bias=False), jnp.asarray([[0.0, 0.0, 0.0], [1.0, -1.0, 2.0]])
     params = {"w": jnp.asarray([[1.0, 0.5], [1.0, 2.0], [0.0, -3.0]])}
@@ -198,8 +262,14 @@ def test_an_output_of_zero_has_relevance_without_nan() -> None:
 
 
 def test_errors_of_rules() -> None:
-    with pytest.raises(InputError, match="no rule is written for Conv"):
-        map_leaves(beyond.relevance(), Chain(Conv(3, 2), Flatten(), Dense(2)))
+    with pytest.raises(InputError, match="no rule is written for LSTM"):
+        map_leaves(beyond.relevance(), Chain(LSTM(3), Dense(2)))
+    with pytest.raises(InputError, match="gamma must be at least 0"):
+        beyond.relevance(gamma=-1.0)(Dense(2))
+    with pytest.raises(InputError, match="expected a Chain, got Dense"):
+        beyond.direct_feedback(Dense(2))
+    with pytest.raises(InputError, match="outputs"):
+        beyond.direct_feedback(Chain(Dense(3))).backward(({},), (None,), jnp.ones((2, 3, 3)))
     with pytest.raises(InputError, match="fast_sigmoid, triangle, box"):
         beyond.Surrogate("steep")
     with pytest.raises(InputError, match="steepness must be positive"):

@@ -121,7 +121,7 @@ def said(layer: Layer) -> list[str]:
     rest = [name for name in part.params if mask[name] and name not in {*products, *rows}]
     ways = {"products": products, "rows of a table": rows, "each example's gradient": rest}
     how = ", ".join(f"{way} ({', '.join(sorted(names))})" for way, names in ways.items() if names)
-    factors = ", ".join(sorted(products)) or "–"
+    factors = ", ".join(sorted({*products, *rows})) or "–"
     name = type(layer).__name__ + (", in groups" if layer == Conv(4, 2, groups=2) else "")
     return [name, how, "yes", factors, "yes"]
 
