@@ -40,8 +40,8 @@ WRONG = {
     "[optimizer]\nlearning_rate = nan": "optimizer.learning_rate: expected a positive number, got nan",
     "[optimizer]\nlearning_rate = inf": "optimizer.learning_rate: expected a positive number, got inf",
     "[optimizer]\nmomentum = 1.0": "optimizer.momentum: expected a number >= 0 and < 1, got 1.0",
-    '[optimizer]\nname = "adma"': "optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, kfac, "
-    'got "adma"; did you mean "adam"?',
+    '[optimizer]\nname = "adma"': "optimizer.name: expected one of sgd, adam, adamw, rmsprop, lion, "
+    'kfac, got "adma"; did you mean "adam"?',
     '[optimizer]\nname = "adam"\nmomentum = 0.9': "optimizer.momentum: unknown field; expected one of "
     "name, learning_rate, schedule, warmup, clip, b1, b2, epsilon",
     '[train]\nloss = "squared_error"\nlabel_smoothing = 0.1': "train.label_smoothing: expected 0, since "
