@@ -120,6 +120,18 @@ def test_convolutions_of_any_geometry(size, taps, stride, dilation, before, afte
         assert relative_error(got, reference) < 1e-13
 
 
+@pytest.mark.parametrize(
+    "padding", [((-3, 2), (-1, -1)), ((0, -2), (-3, 1)), ((-1, -2), (-1, 1))], ids=str
+)
+def test_a_padding_that_crops(padding) -> None:
+    """As of the cropped image; XLA's convolution alone is wrong here on CPU in JAX 0.10."""
+    x, layer = normal(1, (2, 13, 12, 3), "float32"), Conv(4, 3, padding=padding)
+    params = like(2, layer.init(jax.random.key(0), x))
+    config = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
+    whole = Conv(4, 3, padding="VALID")(params, lax.pad(x, jnp.float32(0), config))
+    np.testing.assert_allclose(layer(params, x), whole, rtol=1e-5, atol=1e-5)
+
+
 def test_a_transposed_convolution_is_the_transpose() -> None:
     """⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩ with the same kernel, channels exchanged."""
     down = Conv(3, (4,), stride=3, padding=((1, 2),), bias=False)
