@@ -62,6 +62,7 @@ def _report(options: argparse.Namespace) -> Report:
         target,
         *(make_argument(text, rng) for text in options.arg),
         gradient=_beside(options, "gradient"),
+        torch=_beside(options, "torch"),
         reference=_beside(options, "reference"),
         samples=options.samples,
         seed=options.seed,
@@ -103,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         "--gradient",
         metavar="WHERE",
         help="the hand-written gradient of a plain function (a bare name: in the target's file)",
+    )
+    parser.add_argument(
+        "--torch",
+        metavar="WHERE",
+        help="a torch function whose backward pass is checked against the plain function's derivative",
     )
     parser.add_argument("--reference", metavar="WHERE", help="another function to be the truth")
     parser.add_argument("--samples", type=int, default=3, help="points near the arguments (default 3)")

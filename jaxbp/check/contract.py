@@ -30,7 +30,9 @@ def findings(check: Check, misfits: list[Misfit]) -> list[Finding]:
     shaped = not any(m.cause == "shape" for m in misfits)
     steps: list[Callable[[Check], list[Finding]]] = [_finite]
     if shaped:
-        steps += [] if check.light else [_twice, _jit, _vmap, _linear]
+        steps += [] if check.light else [_twice, _linear]
+        if not check.light and not check.target.opaque:
+            steps[-1:] = [_jit, _vmap, _linear]
     for step in steps:
         more = step(check)
         found += more

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.opaque import Opaque, is_opaque
 from jaxbp.check.operations import is_float
 from jaxbp.check.oracle import float64, quick_jit, traced
 from jaxbp.check.program import Program
@@ -87,12 +88,10 @@ class Rule:
         args = target.rebuild(leaves)
         before = jax.tree.leaves(args)
         try:
-            if compiled:
-                y, raw = jax.jit(lambda new: target.walk(target.rebuild(new), new, self.cotangent(dy)))(
-                    list(leaves)
-                )
+            if compiled and not target.opaque:
+                y, raw = self._compiled(args, list(leaves), self.cotangent(dy))
             else:
-                y, raw = target.walk(args, list(leaves), self.cotangent(dy))
+                y, raw = self._called(args, list(leaves), self.cotangent(dy))
         except Exception as error:
             raise RuleError(summary(error)) from error
         after = jax.tree.leaves(args)
@@ -106,6 +105,37 @@ class Rule:
             misfits.append(Misfit("", "nondeterministic", detail))
         self.absent = [c is None for c in cotangents]
         return y, cotangents, misfits
+
+    def _compiled(self, args: tuple[Any, ...], leaves: list[Any], dy: Any) -> tuple[Any, Any]:
+        """The rule under `jit`, unless it turns out not to be written in JAX."""
+        target = self.target
+        try:
+            return jax.jit(lambda new: target.walk(target.rebuild(new), new, dy))(leaves)
+        except Exception:
+            if target.hand is None:
+                raise
+            found = self._called(args, leaves, dy)
+            if target.opaque is None:
+                raise
+            return found
+
+    def _called(self, args: tuple[Any, ...], leaves: list[Any], dy: Any) -> tuple[Any, Any]:
+        """The rule as it stands; with NumPy's arrays where it is not written in JAX, which shows here."""
+        target, hand = self.target, self.target.hand
+        if target.opaque or hand is None:
+            return target.walk(args, leaves, dy)
+        try:
+            found = target.walk(args, leaves, dy)
+        except Exception:
+            target.opaque = Opaque(hand)
+            try:
+                return target.walk(args, leaves, dy)
+            except Exception:
+                target.opaque = None
+            raise
+        if is_opaque(hand, (*args, dy), found[1]):
+            target.opaque = Opaque(hand, calls=1)
+        return found
 
     def forms(self, cotangents: Sequence[Any]) -> list[Misfit]:
         """Where a cotangent's shape or dtype is not its argument's."""
@@ -135,6 +165,8 @@ class Rule:
 
     def widened(self, dy: Sequence[Any]) -> Any:
         """The rule in float64, compiled: `(leaves, dy) -> cotangents`; `None` if it cannot be traced."""
+        if self.target.opaque:
+            return self._widened_opaque(dy)
         count = len(self.target.leaves)
         try:
             with float64():
@@ -145,6 +177,21 @@ class Rule:
             return None
         run = self.program.run
         return quick_jit(lambda leaves, dy: run([*leaves, *dy]))
+
+    def _widened_opaque(self, dy: Sequence[Any]) -> Any:
+        """The same of a rule that is called: whether it takes and gives float64 shows when it does."""
+        with float64():
+            try:
+                wide = [jnp.asarray(leaf, jnp.float64) for leaf in self.target.leaves]
+                _, found = self.target.rule(
+                    wide, self.cotangent([jnp.asarray(g, jnp.float64) for g in dy])
+                )
+            except Exception:
+                return None
+        given = [g for g in found if g is not None]
+        if any(np.result_type(g) != np.float64 for g in given):
+            return None
+        return self.flat
 
 
 def summary(error: BaseException) -> str:

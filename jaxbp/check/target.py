@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.opaque import Opaque, torch_rule
 from jaxbp.check.operations import is_float
 from jaxbp.layer import InputError, Layer, PyTree, shape_text
 from jaxbp.losses import Loss
@@ -47,6 +48,8 @@ class Target:
     leaves: list[Any] = field(default_factory=list)
     optional: list[bool] = field(default_factory=list)
     saved: Callable[[tuple[Any, ...]], Any] | None = None  # what a rule's forward pass keeps
+    hand: Callable[..., Any] | None = None  # what may turn out not to be written in JAX
+    opaque: Opaque | None = None  # and then is this: called with numbers, never traced
 
     def __post_init__(self) -> None:
         for i, (path, leaf) in enumerate(self._flat()[0]):
@@ -161,9 +164,17 @@ def _shape_of(tree: Any) -> str:
 
 
 def make_target(
-    target: Any, args: tuple[Any, ...], gradient: Any = None, reference: Any = None
+    target: Any,
+    args: tuple[Any, ...],
+    gradient: Any = None,
+    reference: Any = None,
+    torch: Any = None,
 ) -> Target:
     """A `Target` of any of the forms that `check_gradients` takes, or `InputError`."""
+    if gradient is not None and torch is not None:
+        raise InputError("check_gradients: gradient= and torch= are two rules; give one of them")
+    if torch is not None and not callable(torch):
+        raise InputError(f"torch: expected a function of tensors (Function.apply), got {torch!r}")
     if reference is not None and not callable(reference):
         raise InputError(f"reference: expected a function, got {type(reference).__name__}")
     if gradient is not None and not callable(gradient):
@@ -186,6 +197,8 @@ def make_target(
             "check_gradients: expected a layer, a loss, a function or a pair (forward, backward), "
             f"got {type(target).__name__}"
         )
+    if torch is not None:
+        return _with_torch(target, torch, args, reference)
     if gradient is not None:
         return _with_gradient(target, gradient, args, reference)
     return _function(target, args, reference)
@@ -284,12 +297,16 @@ def _pair(pair: tuple[Any, ...], args: tuple[Any, ...], reference: Any) -> Targe
     forward, backward = pair
     _bind(forward, args, "forward")
 
+    def both(*given: Any) -> tuple[Any, Any]:
+        y, saved = _two(forward(*given[:-1]))
+        return y, backward(saved, given[-1])
+
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
-        y, saved = _two(forward(*new))
-        return y, backward(saved, dy)
+        return (made.opaque or both)(*new, dy)
 
     plain = reference or (lambda *new: _two(forward(*new))[0])
     made = Target(_label(forward), "pair", args, _names(forward, len(args)), plain, walk)
+    made.hand = both
     made.saved = lambda new: _two(forward(*new))[1]
     return made
 
@@ -305,9 +322,22 @@ def _with_gradient(fn: Any, hand: Any, args: tuple[Any, ...], reference: Any) ->
     _bind(hand, (*args, None), "gradient")
 
     def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
-        return fn(*new), hand(*new, dy)
+        return fn(*new), (made.opaque or hand)(*new, dy)
 
-    return Target(_label(fn), "gradient", args, _names(fn, len(args)), reference or fn, walk)
+    made = Target(_label(fn), "gradient", args, _names(fn, len(args)), reference or fn, walk)
+    made.hand = hand
+    return made
+
+
+def _with_torch(fn: Any, torch: Any, args: tuple[Any, ...], reference: Any) -> Target:
+    _bind(fn, args, _label(fn))
+    opaque = Opaque(torch_rule(torch))
+
+    def walk(new: tuple[Any, ...], leaves: list[Any], dy: PyTree) -> tuple[Any, Any]:
+        return opaque(*new, dy)
+
+    names = _names(fn, len(args))
+    return Target(_label(fn), "gradient", args, names, reference or fn, walk, opaque=opaque)
 
 
 def _function(fn: Any, args: tuple[Any, ...], reference: Any) -> Target:

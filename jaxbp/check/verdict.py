@@ -118,15 +118,14 @@ class Verdicts:
         check = self.check
         if self._spreads is None:
             self._spreads = [[0.0] * len(check.target.leaves)] * len(check.points)
-            if check.exact is not None and check.rule.program is not None:
-                run = check.rule.program.run
-                pairs = [
-                    noise.spread(lambda v, d: run([*v, *d]), check.wide),
-                    noise.spread(check.oracle.gradient, check.wide),
-                ]
+            if check.exact is not None and (check.rule.program is not None or check.target.opaque):
+                pairs = [noise.spread(check.oracle.gradient, check.wide)]
+                if check.rule.program is not None:  # one that is only called may be slow
+                    run = check.rule.program.run
+                    pairs.append(noise.spread(lambda v, d: run([*v, *d]), check.wide))
                 self._spreads = [
-                    [max(a, b) for a, b in zip(first, second, strict=True)]
-                    for first, second in zip(*pairs, strict=True)
+                    [max(both) for both in zip(*leaves, strict=True)]
+                    for leaves in zip(*pairs, strict=True)
                 ]
         return self._spreads[q][i] / (noise.scale_of(check.truth[q][i]) or 1.0)
 

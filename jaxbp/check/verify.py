@@ -38,6 +38,7 @@ def check_gradients(
     target: Any,
     *args: Any,
     gradient: Any = None,
+    torch: Any = None,
     reference: Any = None,
     cotangent: Any = None,
     samples: int = 3,
@@ -50,6 +51,11 @@ def check_gradients(
     `jax.custom_vjp` (autodiff then takes the function inside, never the rule); any function with
     `gradient=hand`, `hand(*args, cotangent)` giving a cotangent for each argument; or a pair
     `(forward, backward)` with `forward(*args) -> (y, saved)`, `backward(saved, dy) -> cotangents`.
+    A rule need not be written in JAX, only the function: `hand`, or the two passes beside a `reference`,
+    may work on NumPy's arrays (or hand them on, to a kernel say), and `torch=Function.apply` is the
+    backward pass of a `torch.autograd.Function`, or of any function of tensors, as `torch.autograd` runs
+    it, its output compared too. Such a rule is called with numbers, some 10 times, and never traced.
+
     `reference` names another function to be the truth (for a straight-through estimator of `f`, say:
     `lambda x: x + stop_gradient(f(x) - x)`). Arguments are pytrees; only floating leaves have gradients.
 
@@ -60,7 +66,7 @@ def check_gradients(
     for name, number, least in (("samples", samples, 1), ("seed", seed, 0), ("budget", budget, 0)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
             raise InputError(f"{name}: expected a whole number, at least {least}, got {number!r}")
-    made = make_target(target, args, gradient, reference)
+    made = make_target(target, args, gradient, reference, torch)
     return Check(made, cotangent, samples, seed, budget, reference is not None).run()
 
 
@@ -90,6 +96,12 @@ class Check:
             with np.errstate(all="ignore"):
                 self._steps()
         finally:
+            if self.target.opaque:
+                times = self.target.opaque.calls
+                self.report.notes.append(
+                    f"the rule is not written in JAX: it was called with numbers, {times} times, and not "
+                    "looked at under jit and vmap"
+                )
             self.report.seconds = time.perf_counter() - start
         return self.report
 
@@ -126,7 +138,8 @@ class Check:
             except RuleError:
                 self.light = False
             else:
-                note = "large arguments: looked at one point, compiled; not un-jitted, not under vmap"
+                how = "" if self.target.opaque else ", compiled; not un-jitted, not under vmap"
+                note = f"large arguments: looked at one point{how}"
                 self.report.notes.append(note)
                 return made
         return self.rule.first(leaves, dy)
