@@ -29,7 +29,6 @@ OPTIONAL = {
     *("torch", "tyro"),
 }
 
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # a test writes into nobody's home
 os.environ["JAX_PLATFORMS"] = PLATFORMS.get(PLATFORM, PLATFORM)  # also of the processes that tests start
 if BACKEND != "cpu":
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
@@ -38,6 +37,15 @@ if BACKEND == "gpu":
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     there = os.environ.setdefault("JAXBP_TEST_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     os.environ["CUDA_VISIBLE_DEVICES"] = "".join(there.split(",")[worker:][:1]) if there else str(worker)
+
+# Compiled programs are kept beside pytest's own cache, for both workers, the processes that tests start
+# and the next run; not in the folder of whoever runs the suite, where the commands would keep theirs.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"] or None)
+seconds = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"] or None)
 if BACKEND != "cpu":
