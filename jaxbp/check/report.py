@@ -79,6 +79,7 @@ class Report:
     """The result of `check_gradients`. `ok` is what `assert_gradients` asks for.
 
     `tried` are the arguments that were looked at: as given, with other values, larger ones, …
+    `in_jax` is false for a rule in NumPy or torch, which was called with numbers and never traced.
     """
 
     target: str
@@ -88,6 +89,7 @@ class Report:
     tried: list[str] = field(default_factory=list)
     evaluations: int = 0
     seconds: float = 0.0
+    in_jax: bool = True
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property

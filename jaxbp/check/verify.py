@@ -97,7 +97,7 @@ class Check:
                 self._steps()
         finally:
             if self.target.opaque:
-                times = self.target.opaque.calls
+                times, self.report.in_jax = self.target.opaque.calls, False
                 self.report.notes.append(
                     f"the rule is not written in JAX: it was called with numbers, {times} times, and not "
                     "looked at under jit and vmap"

@@ -60,5 +60,8 @@ CASES = [
         Case(LastStep(), (2, 1, 3), note="length-1"),
         Case(LastStep(), (2, 3, 4, 5), note="two-batch-axes"),
         Case(LastStep(), (1, 1), note="one-by-one"),
+        Case(LastStep(), (5, 7, 1), note="one-feature"),
+        Case(LastStep(), (3, 65, 2), note="long"),
+        Case(LastStep(), (3, 6, 5)),
     ),
 ]

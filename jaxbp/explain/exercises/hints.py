@@ -61,6 +61,7 @@ def from_report(exercise: Exercise, report: Report) -> Verdict:
     wrong = [leaf for leaf in report.leaves if leaf.verdict == "wrong"]
     if not serious and not wrong:
         notes = [HARMLESS[f.cause] for f in report.findings if f.cause in HARMLESS]
+        notes += [] if report.in_jax else [HARMLESS["jit"]]
         return Verdict(None, note="; ".join(notes))
     finding = serious[0] if serious else report.findings[0]
     about = finding.path.split(", ") if finding.path else [leaf.path for leaf in wrong]
