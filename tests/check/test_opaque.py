@@ -87,6 +87,8 @@ def test_a_pair_in_numpy_beside_its_function_in_jax() -> None:
         d = np.asarray(dy) * (x * w > 0)
         return d * w, (d * x).sum(0)
 
+    with pytest.raises(InputError, match="the same function in JAX as reference="):
+        check_gradients((forward, slope), X, W)
     plain = lambda x, w: jax.nn.relu(x * w)  # noqa: E731
     assert check_gradients((forward, slope), X, W, reference=plain).ok
     mean = lambda saved, dy: (slope(saved, dy)[0], slope(saved, dy)[1] / 5)  # noqa: E731
