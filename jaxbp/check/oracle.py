@@ -77,8 +77,8 @@ class Oracle:
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise InputError(
-                f"{target.name}: JAX cannot trace this function, so there is nothing to compare with; give "
-                f"the same function in JAX as reference= ({type(error).__name__}: {first})"
+                f"{target.name}: JAX cannot trace this function, so there is nothing to compare with; "
+                f"give the same function in JAX as reference= ({type(error).__name__}: {first})"
             ) from error
         self.method = "reverse"
         self.compiled = (jax.jit if optimise else quick_jit)(self.gradient)
