@@ -2,6 +2,7 @@
 # make test    set up .venv, then lint and the whole test suite
 # make suite   the test suite alone; TESTS="tests/check -k softmax" for a part of it
 # make proofs  its core: the layers' float32 proofs, check, explain and train
+# make docs    the READMEs and the API reference as pages, into build/docs
 # make wheel   build the sdist and the wheel into dist/, and try them, in an empty folder too
 #
 # PYTHON=python3.13 chooses the interpreter (3.11 or later), which gets a .venv-3.13 of its own.
@@ -26,7 +27,7 @@ READY := $(VENV)/ready-$(VERSION)
 READY_TO_TEST := $(READY)-$(subst $(comma),-,$(EXTRAS))
 CORE := tests/test_proof.py tests/check tests/explain tests/train tests/app -k 'float32 or not test_proof.py'
 
-.PHONY: help train test suite proofs wheel lint format clean
+.PHONY: help train test suite proofs docs wheel lint format clean
 
 help:
 	@sed '/^$$/,$$d; s/^#//; s/^ //' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ suite: $(READY_TO_TEST)
 
 proofs:
 	$(MAKE) suite TESTS="$(CORE)"
+
+docs: $(READY)-dev-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file .ci/docs/mkdocs.yml
+	@echo "written: build/docs/index.html"
 
 wheel: $(READY)-dev
 	rm -rf dist
