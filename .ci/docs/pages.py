@@ -1,7 +1,7 @@
 """The pages of the documentation, from what the repository already says: a hook of mkdocs.
 
-The READMEs are its guides, `__all__` and the docstrings its reference, the tables of the configs and of the
-checker's causes are asked of the code, and the notes are the pages that `experiments/notes.py` computes.
+The READMEs are its guides, `__all__` and the docstrings its reference; the tables of the configs and of
+the checker's causes are asked of the code; the notes are the pages that `experiments/notes.py` computes.
 """
 
 from __future__ import annotations
