@@ -49,7 +49,9 @@ class Checkpoints:
         number = state.epoch * self._steps + state.step
         if self._manager.latest_step() == number:
             return
-        where = {"epoch": state.epoch, "step": state.step, "loss": state.loss}
+        where: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "loss": state.loss}
+        if state.curve:
+            where["curve"] = list(state.curve)
         if state.best_epoch:
             where |= {"best_epoch": state.best_epoch, "best_loss": state.best_loss}
         args = self._ocp.args

@@ -28,6 +28,7 @@ from jaxbp.app.task import Task, keys, make_score
 from jaxbp.layer import InputError, PyTree, Train
 from jaxbp.train.step import epoch_function, plan_epoch, plan_poisson, steps_function
 
+POINTS = 50  # of a run's curve, at least, where there are as many steps
 PROOF_LIMIT = 1e-3  # float32 gradients agree to about 1e-6; a wrong one is off by far more
 
 
@@ -36,8 +37,9 @@ class State:
     """Everything that the next step depends on.
 
     `epoch` epochs are done, and `step` steps of the next one, whose losses so far add up to `loss` (each
-    weighted by its share of the examples). Random keys are those of the seed, `epoch` and `step`. `best`
-    are the parameters of epoch `best_epoch`, that with the lowest validation loss, `best_loss`.
+    weighted by its share of the examples) and, in a run of few epochs, stretch by stretch to `curve`.
+    Random keys are those of the seed, `epoch` and `step`. `best` are the parameters of epoch
+    `best_epoch`, that with the lowest validation loss, `best_loss`.
     """
 
     params: PyTree
@@ -45,6 +47,7 @@ class State:
     epoch: int = 0
     step: int = 0
     loss: float = 0.0
+    curve: Sequence[float] = ()
     best: PyTree = None
     best_epoch: int = 0
     best_loss: float = math.inf
@@ -135,6 +138,9 @@ class Epochs:
         self.batches, self.shuffle = task.batches, config.train.shuffle
         self.longest = config.train.steps_per_call
         self.weights = self.batches.shares
+        # of a run of a few epochs the curve is drawn by step: in so many stretches of an epoch
+        stretches = min(task.steps, POINTS // max(config.train.epochs, 1))
+        self.stretch = np.arange(task.steps) * stretches // task.steps if stretches > 4 else None
         self.mesh, everywhere = choose_devices(config), None
         if self.mesh is not None:
             everywhere = NamedSharding(self.mesh, PartitionSpec())
@@ -210,11 +216,28 @@ class Epochs:
             self._programs[which] = program.lower(*given).compile()
         began = time.perf_counter()
         params, opt_state, losses = self._programs[which](*given)
-        shares = self.weights[state.step : state.step + steps]
-        loss = state.loss + float(np.sum(shares * np.asarray(losses, np.float64)))
+        now = slice(state.step, state.step + steps)
+        parts = self.weights[now] * np.asarray(losses, np.float64)
         took = time.perf_counter() - began
-        new = {"params": params, "opt_state": opt_state, "step": state.step + steps, "loss": loss}
-        return dataclasses.replace(state, **new), took
+        new = {"params": params, "opt_state": opt_state, "step": now.stop}
+        sums = {"loss": state.loss + float(np.sum(parts)), "curve": self._added(state.curve, parts, now)}
+        return dataclasses.replace(state, **new, **sums), took
+
+    def _added(self, curve: Sequence[float], parts: np.ndarray, now: slice) -> Sequence[float]:
+        if self.stretch is None:
+            return ()
+        sums = np.asarray(curve, np.float64)
+        if len(sums) != self.stretch[-1] + 1:  # at the start, or resumed with other epochs
+            sums = np.full(self.stretch[-1] + 1, np.nan)
+            sums[self.stretch[now.start] + (now.start > 0) :] = 0
+        np.add.at(sums, self.stretch[now], parts)
+        return sums.tolist()
+
+    def means(self, curve: Sequence[float]) -> dict[str, list[float]]:
+        """For the record of an epoch: the mean loss of each of its stretches, if it has any."""
+        if self.stretch is None:
+            return {}
+        return {"losses": (np.asarray(curve) / np.bincount(self.stretch, self.weights)).tolist()}
 
 
 def choose_devices(config: Config) -> Mesh | None:
@@ -284,6 +307,7 @@ def train(
             record = {
                 "epoch": state.epoch + 1,
                 "loss": state.loss,
+                **epochs.means(state.curve),
                 key: metric,
                 "test_loss": test_loss,
                 f"test_{key}": test_metric,
@@ -291,7 +315,7 @@ def train(
                 "seconds": took,
                 "examples_per_second": seen / took if took else 0.0,
             }
-            state = dataclasses.replace(state, epoch=state.epoch + 1, step=0, loss=0.0)
+            state = dataclasses.replace(state, epoch=state.epoch + 1, step=0, loss=0.0, curve=())
             if "valid_loss" in record:
                 state = state.judged(record["valid_loss"])
             seconds += took

@@ -54,18 +54,23 @@ def draw_curves(
 ) -> None:
     """Loss (logarithmic) and metric by epoch, for the training and the held-out part.
 
-    Where there is a validation part too, a line stands at the epoch that it chose.
+    Where there is a validation part too, a line stands at the epoch that it chose. In a run of few epochs
+    the training loss is drawn inside them too, from each record's `losses`.
     """
     epochs = [record["epoch"] for record in history]
-    marker = "o" if len(epochs) == 1 else ""
+    inside = any("losses" in record for record in history)
+    marker = "o" if inside or len(epochs) == 1 else ""
     with _figure(path, figsize=(9, 3.6)) as figure:
         figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
-        left, right = figure.subplots(1, 2)
+        left, right = figure.subplots(1, 2, sharex=True)
         for axes, name, text in ((left, "loss", "Loss"), (right, metric.key, _title(metric))):
             parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
             if f"valid_{name}" in history[0]:
                 parts.insert(1, (f"valid_{name}", "validation", GREY))
             for key, label, color in parts:
+                if key == "loss" and inside:
+                    axes.plot(*_by_step(history), color=color, label=label, linewidth=1.8)
+                    continue
                 values = _numbers(record[key] for record in history)
                 axes.plot(epochs, values, color=color, label=label, linewidth=1.8, marker=marker)
             axes.set_title(text)
@@ -73,7 +78,7 @@ def draw_curves(
             axes.margins(x=0.02)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
-        values = _numbers(record[k] for record in history for k in ("loss", "test_loss"))
+        values = np.concatenate([_by_step(history)[1], _numbers(r["test_loss"] for r in history)])
         values = values[np.isfinite(values)]
         if values.size and values.min() > 0 and values.max() > 5 * values.min():
             left.set_yscale("log")
@@ -90,6 +95,16 @@ def draw_curves(
                 axes.axvline(kept["epoch"], color=GREY, linewidth=0.8, linestyle="--")
         score = metric.short(kept[keys[1]])
         right.set_title(f"{score} {when}", loc="right", color=TEST if held_out else TRAIN)
+
+
+def _by_step(history: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, with what is between them, and the mean loss of every stretch of steps."""
+    at, values = [], []
+    for record in history:
+        losses = record.get("losses", [record["loss"]])
+        at.append(record["epoch"] - 1 + (np.arange(len(losses)) + 0.5) / len(losses))
+        values.append(_numbers(losses))
+    return np.concatenate(at), np.concatenate(values)
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
@@ -167,7 +182,7 @@ def draw_sweep(
     epochs = np.arange(1, histories.shape[1] + 1)
     with _figure(path, figsize=(9, 3.8)) as figure:
         figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
-        left, right = figure.subplots(1, 2)
+        left, right = figure.subplots(1, 2, sharex=True)
         for (_, rate), history in zip(members, histories, strict=True):
             color = colors[rates.index(rate)]
             for axes, values in ((left, history[:, 0]), (right, history[:, 2])):

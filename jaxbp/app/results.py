@@ -23,7 +23,7 @@ from jaxbp.app.data import Dataset
 from jaxbp.app.data.cells import Cells, read_cells
 from jaxbp.app.data.files import TABLES, read_arrays, require
 from jaxbp.app.data.folders import IMAGES, image_files, read_images
-from jaxbp.app.run import Run, load_run, probabilities, with_examples
+from jaxbp.app.run import Run, keep_programs, load_run, probabilities, with_examples
 from jaxbp.app.task import METRICS, Task, as_values, labels, make_score
 from jaxbp.layer import InputError
 
@@ -39,6 +39,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Arguments("evaluate", "reload a run and report on its held-out data")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits_mlp")
     path = parser.parse_args(argv).run
+    keep_programs(path)
     task, params = with_examples(path)
     data, metric = task.data, task.metric
     score = make_score(task.net, task.loss, data.kind)
@@ -80,6 +81,7 @@ def predict(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output", metavar="OUT.csv", help="write the predictions there instead")
     given = parser.parse_args(argv)
+    keep_programs(given.run)
     run, names = load_run(given.run), None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxbp.app import report
+from jaxbp.app.compiled import use_cache
 from jaxbp.app.config import Config
 from jaxbp.app.data import Dataset
 from jaxbp.app.data.description import FILE, describe, described, differences, read_description
@@ -101,6 +102,12 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     task, params = reload(folder)
     return Run(folder, report.open_run(folder), task, params)
+
+
+def keep_programs(path: str | Path) -> None:
+    """For a command about a run: keep what it compiles for the next one, if the run's config says so."""
+    if report.open_run(Path(path)).run.cache:
+        use_cache()
 
 
 def reload(path: str | Path) -> tuple[Task, Any]:

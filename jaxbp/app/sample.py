@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxbp.app.data.files import require
 from jaxbp.app.results import Arguments
-from jaxbp.app.run import reload
+from jaxbp.app.run import keep_programs, reload
 from jaxbp.app.text import VOCABULARY, decode, encode
 from jaxbp.layer import InputError, require_whole
 from jaxbp.models.generate import make_generator
@@ -32,6 +32,7 @@ def sample(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     prompt = _prompt(given)
     require_whole("sample", **{"--length": given.length})
+    keep_programs(given.run)
     task, params = reload(given.run)
     if task.data.outputs != VOCABULARY or not np.issubdtype(task.data.x.dtype, np.integer):
         raise InputError(f"{given.run}: is no network for text (data {task.data.name})")

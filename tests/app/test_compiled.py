@@ -70,10 +70,18 @@ def test_a_user_who_has_told_jax_wins(no_cache, monkeypatch, value) -> None:
     assert not cache_folder().exists()
 
 
-def test_one_field_turns_it_off(no_cache, small, tmp_path, standard_promotion) -> None:
-    flags = ["--train.epochs", "1", "--run.no-cache", "--run.folder", str(tmp_path / "runs")]
-    assert main(["train", str(small), *flags]) == 0
-    assert not cache_folder().exists()
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_and_what_is_asked_of_it_keep_programs_unless_a_field_says_no(
+    no_cache, small, tmp_path, standard_promotion, kept
+) -> None:
+    flags = ["--train.epochs", "1", "--run.folder", str(tmp_path / "runs")]
+    assert main(["train", str(small), *flags, "--run.cache" if kept else "--run.no-cache"]) == 0
+    assert cache_folder().exists() == kept
+    run = next((tmp_path / "runs").iterdir())
+    for command in (["evaluate", str(run)], ["predict", str(run), str(tmp_path / "none.csv")]):
+        jax.config.update("jax_compilation_cache_dir", None)
+        main(command)
+        assert jax.config.jax_compilation_cache_dir == (str(cache_folder()) if kept else None)
 
 
 def test_a_home_that_cannot_be_written_is_no_reason_to_stop(no_cache, tmp_path) -> None:

@@ -443,11 +443,28 @@ def test_the_number_of_lines_is_bounded():
 
 
 def test_lines_away_from_a_terminal(tmp_path, small, capsys):
-    assert run(small, tmp_path, "--train.epochs", "300") == 0
+    assert run(small, tmp_path, "--train.epochs", "60") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert 15 <= len(lines) <= 21
-    assert re.match(r"epoch +1/300  loss [\d.]+ +accuracy +[\d.]+% +[\d,]+ ex/s", lines[0])
-    assert lines[-1].startswith("epoch 300/300")
+    assert re.match(r"epoch +1/60  loss [\d.]+ +accuracy +[\d.]+% +[\d,]+ ex/s", lines[0])
+    assert lines[-1].startswith("epoch 60/60")
+
+
+def test_the_loss_inside_a_long_epoch(tmp_path, small):
+    """However many calls it takes, and in a run of few epochs only."""
+    records = []
+    for calls in ("1000", "5"):
+        flags = ["--train.epochs", "2", "--train.batch_size", "4", "--train.steps_per_call", calls]
+        assert run(small, tmp_path, *flags, "--run.name", f"calls{calls}") == 0
+        records.append(read_metrics(tmp_path / f"calls{calls}" / "metrics.jsonl"))
+    for one, parts in zip(*records, strict=True):
+        assert len(one["losses"]) == 12  # steps of an epoch: fewer than there are points
+        np.testing.assert_allclose(np.mean(one["losses"]), one["loss"], rtol=1e-12)
+        np.testing.assert_allclose(parts["losses"], one["losses"], rtol=1e-5)
+        assert np.ptp(one["losses"]) > 0
+    draw_curves(tmp_path / "a.png", records[0][:1], "one epoch", METRICS["classes"])
+    assert run(small, tmp_path, "--train.epochs", "11") == 0
+    assert "losses" not in read_metrics(tmp_path / "small" / "metrics.jsonl")[0]
 
 
 def test_pictures_of_the_smallest_runs(tmp_path):
