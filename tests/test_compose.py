@@ -209,7 +209,9 @@ def test_parts_say_what_belongs_to_whom_and_whole_is_their_inverse(name: str) ->
         for _ in part.copies:
             own, passed_here = jax.tree.map(lambda a: a[0], (own, passed_here))
         made, kept = part.layer.forward(own[0], passed_here.x)
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), (made, kept), (passed_here.y, own[1]))
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-12), (made, kept), (passed_here.y, own[1])
+        )
         found = params
         for i in part.at:
             found = found[i]
