@@ -109,7 +109,9 @@ def module_of(torch: Any, net: Any, params: Any, shape: tuple[int, ...], dtype: 
                     channels, side = w.shape[1], 0
                 case Conv():
                     w = np.asarray(p["w"]).transpose(3, 2, 0, 1)
-                    part = nn.Conv2d(w.shape[1], w.shape[0], w.shape[2:], padding="same")
+                    part = nn.Conv2d(
+                        w.shape[1], w.shape[0], w.shape[2:], padding=[k // 2 for k in w.shape[2:]]
+                    )
                     _fill(torch, part, weight=w, bias=p["b"])
                     channels = w.shape[0]
                 case GroupNorm():

@@ -16,7 +16,6 @@ predictions are linear in the weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
 
@@ -33,6 +32,7 @@ from jaxbp.beyond.book import (
     require_separate,
     walk_back,
 )
+from jaxbp.beyond.outer import Factors, in_pieces, means, outer_products_of
 from jaxbp.beyond.squares import by_group, rows_of, summed_by_id
 from jaxbp.layer import Eval, InputError, Layer, Mode, Part, PyTree, add_errors, rebuild, require_whole
 from jaxbp.losses import Loss
@@ -41,22 +41,6 @@ from jaxbp.precision import wide
 
 # how many columns a kind takes: so many random ones, all, or none but the targets' own
 COLUMNS = {"sampled": lambda samples: samples, "exact": lambda _: None, "empirical": lambda _: 0}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Factors:
-    """`G ≈ left ⊗ right` for one parameter `[i, o]` whose entries are counted row by row.
-
-    Of a `Dense`, `left` is the mean of `x xᵀ` over everything that it saw, and `right` the sum of `δ δᵀ`.
-    A bias `[o]` meets a 1: its `left` is `[[1]]`. (A `Head`'s table is laid out the other way round; what
-    counts is the product of the two, not the size of one.) Groups of a convolution are the axis after
-    those of the copies: each is a block of its own. Of a table, `left` is a diagonal: how often a row
-    is met.
-    """
-
-    left: Float[Array, "*blocks i i"] | Float[Array, "*blocks i"]
-    right: Float[Array, "*blocks o o"]
 
 
 def ggn_diagonal(net: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
@@ -111,6 +95,7 @@ def kronecker_factors(
     Sources: Martens and Grosse 2015; Botev et al. 2017 (KFLR); Eschenhagen et al. 2023 ("expand").
     """
     require_kind("kronecker_factors", kind, samples)
+    measured = in_pieces(outer_products_of) if single_column(kind, samples) else outer_products_of
 
     def fn(params: PyTree, x: PyTree, y: Any, mode: Mode = Eval(), key: Any = None) -> dict[str, Factors]:
         require_separate(net, mode)
@@ -120,7 +105,7 @@ def kronecker_factors(
     def _products(params: PyTree, parts: list[Part]) -> dict[str, Any]:
         found = {}
         for part in parts:
-            for name, value in mapped(_outer_products, part).items():
+            for name, value in mapped(measured, part).items():
                 found[f"{part.path}.{name}" if part.path else name] = value
         return found
 
@@ -132,6 +117,11 @@ def require_kind(what: str, kind: str, samples: int) -> None:
     if kind not in COLUMNS:
         raise InputError(f"{what}: expected a kind of {', '.join(COLUMNS)}, got {kind!r}")
     require_whole(what, samples=samples)
+
+
+def single_column(kind: str, samples: int) -> bool:
+    """Whether one walk is all there is."""
+    return COLUMNS[kind](samples) in (0, 1)
 
 
 def over_columns(
@@ -244,38 +234,3 @@ def _row_squares(ids: Array, error: Array, size: int) -> Array:
     names, sums = summed_by_id(ids, error)
     table = jnp.zeros((size, sums.shape[-1]), sums.dtype)
     return table.at[names.reshape(-1)].add(jnp.square(sums).reshape(-1, sums.shape[-1]), mode="drop")
-
-
-def _outer_products(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> dict[str, Any]:
-    products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
-    found = {name: outer_products([seen], *error) for name, (seen, *error) in products.items()}
-    return found | {name: row_products(*pair, len(params[name])) for name, pair in tables.items()}
-
-
-def outer_products(seen: list[Any], error: Array, groups: int = 1) -> tuple[Array, Array, Array]:
-    """`(Σ x xᵀ, Σ δ δᵀ, how many rows)` of one column; `x` is all that was `seen`, side by side.
-
-    Of several groups (and then of one thing seen), all three have them as their first axis.
-    """
-    if groups > 1:
-        return by_group(lambda x, d: outer_products([x], d), seen[0], error, groups)
-    dtype, ones = wide(error.dtype), jnp.ones((*error.shape[:-1], 1), error.dtype)
-    together = [ones if a is None else a for a in seen]
-
-    def square(a: Array) -> Array:
-        rows = a.reshape(-1, a.shape[-1])
-        return jnp.matmul(rows.T, rows, preferred_element_type=dtype)
-
-    x = jnp.concatenate(together, axis=-1) if len(together) > 1 else together[0]
-    return square(x), square(error), jnp.asarray(prod(error.shape[:-1]), dtype)
-
-
-def row_products(ids: Array, error: Array, size: int) -> tuple[Array, Array, Array]:
-    """The same of a table: `x` has a 1 at the row that is met, so `Σ x xᵀ` is a diagonal of counts."""
-    _, right, rows = outer_products([None], error)
-    return jnp.zeros(size, right.dtype).at[ids.reshape(-1)].add(1, mode="drop"), right, rows
-
-
-def means(left: Array, right: Array, rows: Array) -> Factors:
-    """`A`, the mean over rows, and `B`, the sum over them."""
-    return Factors(left / rows.reshape(*rows.shape, *(1,) * (left.ndim - rows.ndim)), right)

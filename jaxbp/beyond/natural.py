@@ -28,15 +28,8 @@ import optax
 from jaxtyping import Array
 
 from jaxbp.beyond.book import mapped, parts_of, require_not_deferred, walk_back
-from jaxbp.beyond.curvature import (
-    COLUMNS,
-    means,
-    outer_products,
-    over_columns,
-    require_kind,
-    row_products,
-    squares_of,
-)
+from jaxbp.beyond.curvature import COLUMNS, over_columns, require_kind, single_column, squares_of
+from jaxbp.beyond.outer import Measure, in_pieces, means, outer_products, row_products
 from jaxbp.layer import (
     Eval,
     InputError,
@@ -121,9 +114,10 @@ def scale_by_kfac(
     if inverse not in INVERSES:
         raise InputError(f"kfac: expected an inverse of {', '.join(INVERSES)}, got {inverse!r}")
     invert, solve = INVERSES[inverse]
+    blocks = in_pieces(_blocks) if single_column(kind, samples) else _blocks
 
     def measure(params: PyTree, parts: list[Part]) -> Blocks:
-        return tuple(_curvature(part, parts) for part in parts)
+        return tuple(_curvature(part, parts, blocks) for part in parts)
 
     def shapes(x: PyTree) -> tuple[Blocks, Blocks]:
         mode = Train(jax.random.key(0))
@@ -176,12 +170,12 @@ def scale_by_kfac(
 # --- what is measured ---------------------------------------------------------------------------------
 
 
-def _curvature(part: Part, parts: list[Part]) -> dict[str, Any]:
+def _curvature(part: Part, parts: list[Part], blocks: Measure) -> dict[str, Any]:
     """`{"w+b": (Σ A, Σ B, rows), …}` of what is a product, and the sum of squares of what is not."""
     if part.shared or not jax.tree.leaves(part.params):
         return {}
     alone = not any(other.shared and other.at == part.at for other in parts)
-    found = mapped(_blocks, part) if alone else {}
+    found = mapped(blocks, part) if alone else {}
     known = {name for key in found for name in key.split("+")}
     if not isinstance(part.params, dict):
         return {"": squares_of(part, parts)}

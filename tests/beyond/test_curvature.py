@@ -26,6 +26,7 @@ from jaxbp import (
     Train,
     beyond,
 )
+from jaxbp.beyond import outer
 from tests.beyond.test_book import CE, NETS, N, close, ids, problem
 from tests.proof import like, normal
 
@@ -303,3 +304,18 @@ def test_errors_say_what_is_missing() -> None:
 
 def test_which_networks_are_tried() -> None:
     assert set(DIAGONAL) | {"stacks"} == set(NETS)
+
+
+def test_factors_in_pieces_are_those_of_all_examples_at_once(monkeypatch) -> None:
+    """Of a convolution whose rows see more than it saved; 6 examples, in pieces of 2."""
+    net, loss = Chain(Conv(3, 3), Tanh(), GlobalAvgPool()), SoftmaxCrossEntropy()
+    x, y = normal(0, (6, 5, 4, 2), "float64"), ids(1, (6,), 3)
+    params = like(2, net.init(jax.random.key(0), x))
+    whole = beyond.kronecker_factors(net, loss)(params, x, y, key=KEY)
+    monkeypatch.setattr(outer, "PIECE", 2 * 5 * 4 * 18 * 8)
+    program = jax.make_jaxpr(beyond.kronecker_factors(net, loss))(params, x, y, key=KEY)
+    assert "length=3" in str(program)
+    found = beyond.kronecker_factors(net, loss)(params, x, y, key=KEY)
+    assert found.keys() == whole.keys()
+    for got, expected in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
+        close(got, expected)
