@@ -47,10 +47,12 @@ def bench(argv: Sequence[str]) -> int:
         print("\n".join(f"{row.name:<18} {row.note}".rstrip() for row in ROWS))
         return 0
     where = jax.devices()[0].platform
-    rows = choose(options.row, where)
+    rows, without = choose(options.row, where)
     rounds, seconds = (3, 0.02) if options.quick else (9, 0.2)
     about = describe(where)
     print(f"{about['device']}, jax {about['versions']['jax']}, {rounds} rounds in turns")
+    for name in without:
+        print(f"{name}: has no size for {where}, left out")
     print(_line(HEAD))
     figures: list[Figure] = []
     for row in rows:

@@ -270,12 +270,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "resnet", images, {"net": "resnet", "batch": 5, "side": 8, "channels": 3},
         {"net": "resnet", "batch": 64, "side": 32, "channels": 3},
-        {"net": "resnet", "batch": 512, "side": 32, "channels": 3, **BF16},
+        {"net": "resnet", "batch": 512, "side": 32, "channels": 3, **BF16}, "resnet",
     ),
     Row(
         "char_lstm", text, {"net": "lstm", "B": 3, "T": 11, "V": 23, "H": 9},
         {"net": "lstm", "B": 32, "T": 128, "V": 256, "H": 256},
-        {"net": "lstm", "B": 128, "T": 256, "V": 256, "H": 1024, **BF16},
+        {"net": "lstm", "B": 128, "T": 256, "V": 256, "H": 1024, **BF16}, "char_lstm",
     ),
     Row("gpt_T128", text, SMALL_GPT, {**CPU_GPT, "B": 16, "T": 128}, None, "gpt"),
     Row("gpt_T1024", text, SMALL_GPT, {**CPU_GPT, "B": 2, "T": 1024}, None, "gpt"),
@@ -318,18 +318,24 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 
-def choose(names: list[str], platform: str) -> list[Row]:
-    """The rows of these names (or patterns such as `conv_*`); without any, all but the series."""
+def choose(names: list[str], platform: str) -> tuple[list[Row], list[str]]:
+    """The rows of these names (or patterns such as `conv_*`), and the names that have no size here.
+
+    Without names: all but the series. Raises `InputError` for a name that is no row's, and if no row is
+    left.
+    """
+    sized = [row for row in ROWS if row.size(platform) is not None]
     if not names:
-        return [row for row in ROWS if row.series is None and row.size(platform) is not None]
-    chosen: list[Row] = []
+        return [row for row in sized if row.series is None], []
+    chosen: dict[str, Row] = {}
+    without = []
     for name in names:
-        found = [row for row in ROWS if fnmatchcase(row.name, name)]
-        if not found:
+        if not any(fnmatchcase(row.name, name) for row in ROWS):
             known = ", ".join(dict.fromkeys(row.family for row in ROWS))
             raise InputError(f"row: expected one of {known}, or a pattern, got {name!r}")
-        sized = [row for row in found if row.size(platform) is not None]
-        if not sized:
-            raise InputError(f"row {name}: has no size for {platform}")
-        chosen += [row for row in sized if row not in chosen]
-    return chosen
+        found = {row.name: row for row in sized if fnmatchcase(row.name, name)}
+        chosen |= found
+        without += [] if found else [name]
+    if not chosen:
+        raise InputError(f"row {', '.join(without)}: has no size for {platform}")
+    return list(chosen.values()), without

@@ -92,6 +92,38 @@ def _lenet(torch: Any, problem: Problem) -> Built:
     return _on_images(torch, inner), [f"inner.{i}" for i in (0, 3, 7, 9, 11)]
 
 
+def _resnet(torch: Any, problem: Problem) -> Built:
+    """`models.resnet` with one block a stage; where it halves an image, SAME pads at the end alone."""
+    nn, widths = torch.nn, (16, 32, 64)
+
+    class Block(nn.Module):
+        def __init__(self, into: int, width: int) -> None:
+            super().__init__()
+            stride, self.skip = 1 if into == width else 2, nn.Identity()
+            if stride == 2:
+                self.skip = nn.Sequential(nn.Conv2d(into, width, 1, 2, bias=False), nn.BatchNorm2d(width))
+            self.pad = nn.ZeroPad2d((1, 1) * 2 if stride == 1 else (0, 1) * 2)
+            self.conv1 = nn.Conv2d(into, width, 3, stride, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+            self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+        def forward(self, x: Any) -> Any:
+            h = nn.functional.relu(self.norm1(self.conv1(self.pad(x))))
+            return nn.functional.relu(self.norm2(self.conv2(h)) + self.skip(x))
+
+    first = nn.Conv2d(problem.x.shape[-1], widths[0], 3, padding=1, bias=False)
+    blocks = [Block(into, width) for into, width in zip((16, *widths), widths, strict=False)]
+    inner = nn.Sequential(
+        first, nn.BatchNorm2d(widths[0]), nn.ReLU(), *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10),
+    )  # fmt: skip
+    names = ["inner.0", "inner.1"]
+    for i in (3, 4, 5):
+        parts = ("conv1", "norm1", "conv2", "norm2", *(() if i == 3 else ("skip.0", "skip.1")))
+        names += [f"inner.{i}.{part}" for part in parts]
+    return _on_images(torch, inner), [*names, "inner.8"]
+
+
 def _self_attention(torch: Any, features: int, heads: int) -> Any:
     """Causal self-attention: three projections in one, the fused kernel, the projection back."""
     nn = torch.nn
@@ -121,6 +153,23 @@ def _attention(torch: Any, problem: Problem) -> Built:
 def _linear_ce(torch: Any, problem: Problem) -> Built:
     vocabulary, features = problem.params["w"].shape
     return torch.nn.Sequential(torch.nn.Linear(features, vocabulary, bias=False)), ["0"]
+
+
+def _char_lstm(torch: Any, problem: Problem) -> Built:
+    nn, table, weight = torch.nn, problem.params[0]["w"], problem.params[-1]["w"]
+    features = weight.shape[-1]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.letters = nn.Embedding(*table.shape)
+            self.cell = nn.LSTM(table.shape[-1], features, batch_first=True)
+            self.head = nn.Linear(features, weight.shape[0], bias=False)
+
+        def forward(self, ids: Any) -> Any:
+            return self.head(self.cell(self.letters(ids))[0])
+
+    return Model(), ["letters", "cell", "head"]
 
 
 def _gpt(torch: Any, problem: Problem) -> Built:
@@ -166,6 +215,8 @@ MODULES: dict[str, Callable[[Any, Problem], Built]] = {
     "attention": _attention,
     "linear_ce": _linear_ce,
     "lenet": _lenet,
+    "resnet": _resnet,
+    "char_lstm": _char_lstm,
     "gpt": _gpt,
 }
 
@@ -177,7 +228,9 @@ class Torch(Contestant):
         self.name, self.compiled = "torch.compile" if compiled else "torch", compiled
 
     def gradients(self, row: Any, problem: Problem) -> Gradients:
-        _, module, loss, x, y, _ = self._built(row, problem)
+        torch, module, loss, x, y, _ = self._built(row, problem)
+        for part in module.modules():  # gradients are compared in evaluation; steps are timed in training
+            part.train(not isinstance(part, torch.nn.BatchNorm2d))
         loss(x, y).backward()
         grads = {name: p.grad for name, p in module.named_parameters()}
         found = _compared({name: _numpy(g) for name, g in grads.items()})
@@ -185,11 +238,13 @@ class Torch(Contestant):
 
     def expected(self, row: Any, problem: Problem, exact: Gradients) -> Gradients:
         """float64 gradients under the names that torch gives them."""
-        _, names = MODULES[row.torch](_torch(), problem)
+        module, names = MODULES[row.torch](_torch(), problem)
         structure = jax.tree_util.tree_structure(problem.params)
         paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(problem.params)]
         tree = jax.tree_util.tree_unflatten(structure, [exact[path] for path in paths])
-        theirs = _compared(to_torch(problem.net, tree, x=problem.x, modules=names))
+        moving = {name for name, _ in module.named_buffers()}  # running statistics have no gradient
+        given = to_torch(problem.net, tree, x=problem.x, modules=names)
+        theirs = _compared({name: array for name, array in given.items() if name not in moving})
         return {**theirs, "x": exact["x"]} if problem.has_dx else theirs
 
     def prepare(self, row: Any, problem: Problem) -> Prepared:

@@ -95,12 +95,14 @@ def test_what_needs_an_accelerator_traces_at_its_size(name: str) -> None:
 def test_rows_have_names_of_their_own_and_a_size_somewhere() -> None:
     assert len(BY_NAME) == len(ROWS)
     assert all(row.cpu or row.gpu for row in ROWS)
-    assert not any(row.series for row in choose([], "cpu"))
-    assert {row.family for row in choose(["conv_*"], "gpu")} <= {n for n in BY_NAME if "conv" in n}
+    assert not any(row.series for row in choose([], "cpu")[0])
+    assert {row.family for row in choose(["conv_*"], "gpu")[0]} <= {n for n in BY_NAME if "conv" in n}
     with pytest.raises(InputError, match=r"expected one of .*mlp.*got 'nope'"):
         choose(["nope"], "cpu")
     with pytest.raises(InputError, match="gpt2_124M: has no size for cpu"):
         choose(["gpt2_124M"], "cpu")
+    rows, without = choose(["gpt2_124M", "lenet", "len*"], "cpu")
+    assert ([row.name for row in rows], without) == (["lenet"], ["gpt2_124M"])
 
 
 class Halved(Jax):
