@@ -210,6 +210,7 @@ pre { overflow-x: auto; white-space: pre-wrap; padding: 1rem; border: 1px solid 
 h2 { margin-top: 2.2rem; }
 nav a { display: inline-block; margin-right: .8rem; }
 @media (prefers-color-scheme: dark) { a { color: #8ab4f8; } }
+@media screen and (max-width: 62rem) { pre { white-space: pre; } } /* columns stay columns */
 @media print { section { break-inside: avoid-page; } }
 """
 

@@ -126,13 +126,18 @@ def _network(given: argparse.Namespace) -> int:
             print(network_report(explainer, [chosen], given.paths))
     chosen = given.weight or ("w212" if given.source is None else _strongest(explainer))
     if given.html:
-        print(f"computing the page {given.html} …", file=sys.stderr, flush=True)
-        write_page(given.html, explainer, chosen, frames=frames, **extra)
+        _say(f"computing the page {given.html} …")
+        write_page(given.html, explainer, chosen, frames=frames, say=_say, **extra)
         print(f"\nwritten to {given.html}")
     if given.png:
         explainer.weight(chosen, given.paths).png(given.png)
         print(f"\nwritten to {given.png}")
     return 0
+
+
+def _say(words: str) -> None:
+    """Progress: not part of the answer, so that `--json` can be piped."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def _strongest(explainer: Explainer) -> str:
@@ -161,6 +166,7 @@ def _load(given: argparse.Namespace) -> Any:
 
     path = Path(given.source)
     if (path / "config.toml").is_file():
+        _say(f"laying out the network of {path} …")
         return from_run(path, given.example, given.length)
     if path.is_dir():
         raise InputError(f"{path}: expected a run folder, with a config.toml in it")

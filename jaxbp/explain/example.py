@@ -27,13 +27,21 @@ class Example:
     """A network at work on one example, ready to be asked about any of its weights."""
 
     def __init__(
-        self, net: Layer, params: PyTree, x: Any, y: Any, loss: Loss, mode: Mode | None = None
+        self,
+        net: Layer,
+        params: PyTree,
+        x: Any,
+        y: Any,
+        loss: Loss,
+        mode: Mode | None = None,
+        rate: float = 1.0,
     ) -> None:
         if not isinstance(net, Layer):
             raise InputError(f"net: expected a layer, got {type(net).__name__}")
         if not isinstance(loss, Loss):
             raise InputError(f"loss: expected a loss such as SquaredError(), got {loss!r}")
         self.net, self.loss, self.mode = net, loss, Eval() if mode is None else mode
+        self.rate = rate  # η, for "one step of gradient descent"
         with jax.enable_x64(True):
             self.params = _wide(params)
             example = _one_example(net, self.params, _wide(x), _wide(y), loss, self.mode)
@@ -120,6 +128,7 @@ class Example:
             error=error,
             meets=meets,
             reference=self._reference(target) if reference else None,
+            rate=self.rate,
         )
 
     def start(self, target: names.Target) -> list[Start]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -56,21 +56,24 @@ def write_page(
     weight: str | None = None,
     *,
     frames: Sequence[Frame] | None = None,
-    rate: float = 1.0,
+    rate: float | None = None,
     title: str = "",
     about: str = "",
     open_at: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Write the page to `file` (a path), opened at `weight`.
 
     `frames` are the moments that the slider goes through (by default 30 steps of gradient descent on
-    this example with learning rate `rate`, from the parameters at hand); the page opens at number
-    `open_at`, which should be the one at hand.
+    this example, from the parameters at hand, with learning rate `rate`, by default the explainer's);
+    the page opens at number `open_at`, which should be the one at hand. `say` is told how far it is.
     """
     path = Path(file)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    made = page(explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at)
+    made = page(
+        explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at, say=say
+    )
     path.write_text(made, "utf-8")
 
 
@@ -79,13 +82,14 @@ def page(
     weight: str | None = None,
     *,
     frames: Sequence[Frame] | None = None,
-    rate: float = 1.0,
+    rate: float | None = None,
     title: str = "",
     about: str = "",
     open_at: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """The page as text."""
-    own = frames is None
+    own, rate = frames is None, explainer.rate if rate is None else rate
     frames = descent(explainer, rate=rate) if frames is None else frames
     about = about or (
         f"The slider takes steps of plain gradient descent on this one example, with η = {rate:g}."
@@ -93,7 +97,7 @@ def page(
         else "The slider goes through the epochs of training."
     )
     title = title or "Why this weight has this gradient"
-    data = page_data(explainer, weight, frames, rate)
+    data = page_data(explainer, weight, frames, rate, say)
     try:
         encoded = json.dumps({**data, "open": open_at}, ensure_ascii=False, allow_nan=False)
     except ValueError:

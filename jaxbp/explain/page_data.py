@@ -6,7 +6,7 @@ is counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxbp.explain.symbols import mathml, mathml_name, text
 from jaxbp.layer import InputError, PyTree
 
 MOST_SHOWN = 12
+LINES = 5  # of progress
 STRONGEST = 8
 
 
@@ -32,7 +33,11 @@ class Frame:
 
 
 def page_data(
-    explainer: Example, weight: str | None, frames: Sequence[Frame], rate: float
+    explainer: Example,
+    weight: str | None,
+    frames: Sequence[Frame],
+    rate: float,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     with jax.enable_x64(True):
@@ -46,7 +51,11 @@ def page_data(
         pairs = [_pairs(bundle, shown) for bundle in bundles]
         links = [_link(explainer, b, p, shown) for b, p in zip(bundles, pairs, strict=True)]
         targets = _targets(explainer, asked, bundles, pairs, shown)
-        moments = [_moment(explainer, frame, shown, pairs, targets) for frame in frames]
+        moments = []
+        for k, frame in enumerate(frames, 1):
+            if say is not None and k in {round(n * len(frames) / LINES) for n in range(1, LINES + 1)}:
+                say(f"moment {k} of {len(frames)}")
+            moments.append(_moment(explainer, frame, shown, pairs, targets))
     return {
         "columns": columns,
         "bundles": links,

@@ -20,14 +20,16 @@ Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
     from jaxbp.app.report import open_run
+    from jaxbp.app.run import keep_programs
     from jaxbp.app.task import keys, make_task
     from jaxbp.weights import load_params
 
     config = open_run(path)
+    keep_programs(path)
     task = make_task(config)
     params = load_params(path / "params.safetensors", task.init(keys(0)[0]))
-    explainer, what = _explainer(task, params, example, length)
-    return explainer, None, {"title": f"{path.name}, {what}", "rate": config.optimizer.learning_rate}
+    explainer, what = _explainer(task, params, example, length, config.optimizer.learning_rate)
+    return explainer, None, {"title": f"{path.name}, {what}"}
 
 
 def from_config(source: str, example: int, watch: bool, length: int | None = None) -> Loaded:
@@ -35,6 +37,7 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
 
     The slider begins at the trained network's first epoch and ends with its last.
     """
+    from jaxbp.app.compiled import use_cache
     from jaxbp.app.config import find_config, read_config
     from jaxbp.app.loop import start, train
     from jaxbp.app.task import make_task
@@ -45,6 +48,8 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
     config = read_config(found)
     if config.is_sweep:
         raise InputError(f"{source}: a sweep trains many networks; expected a config of one")
+    if config.run.cache:
+        use_cache()
     task = make_task(config)
     state, tx = start(config, task)
     kept = [Frame("start", state.params)]
@@ -53,18 +58,20 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
         kept.append(Frame(f"epoch {state.epoch}", state.params))
 
     outcome = train(config, task, state, tx, on_epoch=keep)
-    explainer, what = _explainer(task, outcome.state.params, example, length)
+    rate = float(getattr(config.optimizer, "learning_rate", 1.0))
+    explainer, what = _explainer(task, outcome.state.params, example, length, rate)
     title = f"{Path(found).stem}, {what}"
     if not watch:
         return explainer, None, {"title": title}
     at = sorted({round(k * (len(kept) - 1) / MOMENTS) for k in range(MOMENTS + 1)})
     frames = [Frame(kept[k].label, explainer.at(kept[k].params).params) for k in at]
-    rate = float(getattr(config.optimizer, "learning_rate", 1.0))
-    options = {"title": title, "rate": rate, "open_at": len(frames) - 1}
+    options = {"title": title, "open_at": len(frames) - 1}
     return explainer, frames, options
 
 
-def _explainer(task: Any, params: Any, example: int, length: int | None) -> tuple[Explainer, str]:
+def _explainer(
+    task: Any, params: Any, example: int, length: int | None, rate: float = 1.0
+) -> tuple[Explainer, str]:
     """The network on one example, and in words which one."""
     data = task.data
     xs, ys = (data.test_x, data.test_y) if len(data.test_x) else (data.x, data.y)
@@ -81,4 +88,4 @@ def _explainer(task: Any, params: Any, example: int, length: int | None) -> tupl
         what += f", the first {len(x)} of its {len(xs[example])} tokens"
         if x.dtype == np.uint8:
             what += f": {x.tobytes().decode('utf-8', 'replace')!r}"
-    return Explainer(task.net, params, x, y, task.loss), what
+    return Explainer(task.net, params, x, y, task.loss, rate=rate), what

@@ -1,6 +1,7 @@
 """`jaxbp explain`: what it prints, what it writes, and what it refuses."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -155,13 +156,20 @@ def test_a_config_is_trained_and_its_run_is_explained(tmp_path, capsys, monkeypa
     """The notes' network by config: after two epochs, the run's weights explain themselves."""
     config = "configs/notes_network.toml"
     folder = tmp_path / "runs"
-    assert main(["train", config, "--train.epochs", "2", "--run.folder", str(folder)]) == 0
+    flags = ["--train.epochs", "2", "--optimizer.learning-rate", "0.3"]
+    assert main(["train", config, *flags, "--run.folder", str(folder)]) == 0
     (run,) = [p.parent for p in folder.rglob("params.safetensors")]
     capsys.readouterr()
-    page = tmp_path / "page.html"
+    page, asked = tmp_path / "page.html", []
+    monkeypatch.setattr("jaxbp.app.run.use_cache", lambda: asked.append("cache"))
     assert main(["explain", str(run), "--weight", "w131", "--html", str(page)]) == 0
-    out = capsys.readouterr().out
+    out, said = capsys.readouterr()
+    assert asked == ["cache"]
     assert "4 paths lead from w131 to L" in out
-    assert page.exists()
+    # the run's own η, in the text as on the page
+    assert re.search(r"One step: w131 := \S+ - 0\.3 ·", out)
+    assert re.search(r'"rate": 0\.3[,}]', page.read_text("utf-8"))
+    assert "moment 31 of 31" in said
+    assert "moment" not in out
     assert main(["explain", str(run), "--example", "7"]) == 2
     assert "--example: expected 0 … 0" in capsys.readouterr().err
