@@ -435,6 +435,18 @@ def test_a_batch_larger_than_the_data(small, tmp_path, capsys):
 # --- lines and pictures -----------------------------------------------------------------------------
 
 
+def test_a_batch_in_pieces_by_the_command(tmp_path, small):
+    """The same steps, without what is drawn anew for every piece."""
+    losses = []
+    for pieces in (1, 4):
+        flags = ["--model.dropout", "0", "--train.epochs", "2", "--train.accumulate", str(pieces)]
+        assert run(small, tmp_path, *flags, "--run.name", f"pieces{pieces}") == 0
+        path = tmp_path / f"pieces{pieces}"
+        assert read_config(path / "config.toml").train.accumulate == pieces
+        losses.append([record["loss"] for record in read_metrics(path / "metrics.jsonl")])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
 def test_the_number_of_lines_is_bounded():
     assert milestones(1, 3) == [1, 2, 3]
     many = milestones(11, 100_000)
