@@ -27,7 +27,7 @@ from jaxbp.bench.rows import ROWS
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 COLOURS = {"by hand": "#1b6ca8", "jax.grad": "#c0392b", "jax.nn": "#8e44ad", "torch": "#e67e22",
-           "torch.compile": "#b7950b", "flax": "#27ae60"}  # fmt: skip
+           "torch.compile": "#b7950b", "flax": "#27ae60", "plain": "#7f8c8d"}  # fmt: skip
 SERIES = {row.name: row for row in ROWS if row.series}
 
 
