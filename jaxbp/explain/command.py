@@ -118,8 +118,8 @@ def _network(given: argparse.Namespace) -> int:
         print(notes_report(given.paths))
     else:
         chosen = given.weight or ("w212" if given.source is None else _strongest(explainer))
-        found = explainer.weight(chosen, given.paths, reference=True)
         if given.latex or given.json:
+            found = explainer.weight(chosen, given.paths, reference=True)
             shown = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
             print(found.latex() if given.latex else shown)
         else:

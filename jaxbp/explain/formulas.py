@@ -75,7 +75,7 @@ class Formulas:
             return None
         output, here = part.output(block, i), self._here(part)
         rows = [
-            jacobian.touches(part.layer, p, s, y, target.leaf, target.index)[output]
+            float(jacobian.touches(part.layer, p, s, y, target.leaf, target.index, output)[0])
             for p, _, y, s in here
         ]
         if _close(rows, [1.0] * len(rows)):

@@ -8,7 +8,7 @@ such a graph; `paths.py` counts and finds paths in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -189,15 +189,21 @@ class Part:
                 found.append((block, placed(piece, 0, start, (1, block.value.size))))
         return found
 
-    def slopes(self, leaf: int, index: int) -> dict[tuple[int, int], float]:
-        """`∂neuron/∂w` for one of the part's parameters, by the block's number and the neuron's."""
-        values = jacobian.touches(self.layer, self.params, self.saved, self.y, leaf, index)
+    def slopes(
+        self, leaf: int, index: int, wanted: Collection[tuple[int, int]]
+    ) -> dict[tuple[int, int], float]:
+        """`∂neuron/∂w` for one of the part's parameters, of the neurons wanted that the part makes.
+
+        A neuron is its block's number and its own.
+        """
         neurons = [(block, i) for block, start, stop in self.outputs for i in range(start, stop)]
-        return {
-            (block.number, i): float(v)
-            for (block, i), v in zip(neurons, values, strict=True)
-            if block is not None
-        }
+        places = [(b.number, i) if b is not None else None for b, i in neurons]
+        at = {place: k for k, place in enumerate(places) if place is not None and place in wanted}
+        if not at:
+            return {}
+        output = next(iter(at.values())) if len(at) == 1 else None  # one error to pull, not all
+        values = jacobian.touches(self.layer, self.params, self.saved, self.y, leaf, index, output)
+        return {place: float(values[k if output is None else 0]) for place, k in at.items()}
 
     def output(self, block: Block, i: int) -> int:
         """Which of the part's outputs is neuron `i` of a block."""

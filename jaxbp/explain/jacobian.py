@@ -213,12 +213,21 @@ def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> 
     return np.asarray(_rows(layer, params, saved, y, np.eye(1, size(y), output)))[0]
 
 
-def touches(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, leaf: int, index: int) -> np.ndarray:
-    """`∂y_i/∂w` for every output `i`, with `w` entry `index` of parameter array number `leaf`."""
+def touches(
+    layer: Layer,
+    params: PyTree,
+    saved: PyTree,
+    y: PyTree,
+    leaf: int,
+    index: int,
+    output: int | None = None,
+) -> np.ndarray:
+    """`∂y_i/∂w` for every output `i`, or for one; `w` is entry `index` of array number `leaf`."""
     sizes = [int(np.prod(jnp.shape(array))) for array in jax.tree.leaves(params)]
     if sum(sizes) <= FEW:  # one program for all arrays of the layer: compiling takes longer than running
         index, leaf = sum(sizes[:leaf]) + index, -1
-    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, _units(size(y))))
+    units = _units(size(y)) if output is None else np.eye(1, size(y), output)
+    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, units))
 
 
 @lru_cache(maxsize=16)

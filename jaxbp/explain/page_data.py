@@ -285,7 +285,7 @@ def _start_factors(
             for b in now.graph.leaving(now.graph.input)
         }
         return [float(lines[end["to"]][end["i"]]) for end in record["start"]]
-    slopes: dict[tuple[int, int], float] = {}
+    ends, slopes = [(end["to"], end["i"]) for end in record["start"]], {}
     for part in now.sharing(target.part):
-        slopes |= part.slopes(target.leaf, target.index)
-    return [slopes[end["to"], end["i"]] for end in record["start"]]
+        slopes |= part.slopes(target.leaf, target.index, set(ends))
+    return [slopes[end] for end in ends]

@@ -61,9 +61,9 @@ def gradient_table(explainer: Explainer) -> str:
 def savings(explainer: Explainer) -> str:
     """What going backwards saves, over all weights of a small network."""
     with jax.enable_x64(True):
-        targets = list(names.everything(explainer.graph))
-        if len(targets) > MANY:
+        if sum(int(np.size(array)) for *_, array in names.arrays(explainer.graph)) > MANY:
             return ""
+        targets = list(names.everything(explainer.graph))
         found = [explainer.weight(t.path, 1, formulas=False).savings for t in targets]
         edges = explainer.walk.edges_from([explainer.graph.input])
     paths, one_by_one = sum(s.paths for s in found), sum(s.one_by_one for s in found)

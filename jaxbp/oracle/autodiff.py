@@ -50,7 +50,7 @@ def network_gradient(
         return loss.forward(net.forward(p, inputs, mode)[0], y)[0]
 
     with jax.enable_x64(True):
-        dparams, dx = jax.grad(value, argnums=(0, 1), allow_int=True)(params, x)
+        dparams, dx = jax.jit(jax.grad(value, argnums=(0, 1), allow_int=True))(params, x)
         if path == "x":
             real = [g.reshape(-1) for g in jax.tree.leaves(dx) if g.dtype != jax.dtypes.float0]
             return float(jnp.concatenate(real)[index])
