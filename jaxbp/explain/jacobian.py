@@ -208,9 +208,14 @@ def edges(
     return coo_array((data, (rows, columns)), (inputs, outputs)).tocsr()
 
 
+def pulled(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, errors: np.ndarray) -> np.ndarray:
+    """`∂L/∂x` for each error `∂L/∂y` in `errors: [rows, outputs]`."""
+    return np.asarray(_rows(layer, params, saved, y, errors))
+
+
 def row(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, output: int) -> np.ndarray:
     """`∂y_i/∂x` of one output `i`."""
-    return np.asarray(_rows(layer, params, saved, y, np.eye(1, size(y), output)))[0]
+    return pulled(layer, params, saved, y, np.eye(1, size(y), output))[0]
 
 
 def touches(

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from jaxbp.explain.example import Example
-from jaxbp.explain.page_data import Frame, page_data
+from jaxbp.explain.moment import Frame
+from jaxbp.explain.page_data import page_data
 from jaxbp.layer import InputError
 
 STEPS = 30

@@ -7,7 +7,6 @@ is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,20 +15,13 @@ import numpy as np
 from jaxbp.explain import names
 from jaxbp.explain.example import Example
 from jaxbp.explain.graph import Block, Bundle
+from jaxbp.explain.moment import Frame, bundles, moment
 from jaxbp.explain.symbols import mathml, mathml_name, text
-from jaxbp.layer import InputError, PyTree
+from jaxbp.layer import InputError
 
 MOST_SHOWN = 12
 LINES = 5  # of progress
 STRONGEST = 8
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The parameters at one moment of training."""
-
-    label: str
-    params: PyTree
 
 
 def page_data(
@@ -47,15 +39,15 @@ def page_data(
         columns = [
             _column(explainer, block, rows) for block, rows in zip(graph.blocks, shown, strict=True)
         ]
-        bundles = [bundle for block in graph.blocks for bundle in graph.leaving(block)]
-        pairs = [_pairs(bundle, shown) for bundle in bundles]
-        links = [_link(explainer, b, p, shown) for b, p in zip(bundles, pairs, strict=True)]
-        targets = _targets(explainer, asked, bundles, pairs, shown)
+        known = bundles(explainer)
+        pairs = [_pairs(bundle, shown) for bundle in known]
+        links = [_link(explainer, b, p, shown) for b, p in zip(known, pairs, strict=True)]
+        targets = _targets(explainer, asked, known, pairs, shown)
         moments = []
         for k, frame in enumerate(frames, 1):
             if say is not None and k in {round(n * len(frames) / LINES) for n in range(1, LINES + 1)}:
                 say(f"moment {k} of {len(frames)}")
-            moments.append(_moment(explainer, frame, shown, pairs, targets))
+            moments.append(moment(explainer, frame, shown, pairs, targets))
     return {
         "columns": columns,
         "bundles": links,
@@ -230,62 +222,3 @@ def _add(explainer: Example, found: Any, target: names.Target, shown: list[list[
         },
         target,
     )
-
-
-# --- one moment -------------------------------------------------------------------------------------
-
-
-def _moment(
-    first: Example,
-    frame: Frame,
-    shown: list[list[int]],
-    pairs: list[list[tuple[int, int]]],
-    targets: list[tuple[dict[str, Any], names.Target]],
-) -> dict[str, Any]:
-    """Values, errors, local derivatives and gradients with the frame's parameters."""
-    now = first if frame.params is first.params else first.at(frame.params)
-    blocks = now.graph.blocks
-    bundles = [bundle for block in blocks for bundle in now.graph.leaving(block)]
-    errors = [now.error(block) for block in blocks]
-
-    def pick(vectors: list[np.ndarray]) -> list[list[float]]:
-        return [[float(v[i]) for i in rows] for v, rows in zip(vectors, shown, strict=True)]
-
-    return {
-        "label": frame.label,
-        "loss": now.graph.value,
-        "values": pick([block.value for block in blocks]),
-        "errors": pick(errors),
-        "factors": [_entries(b, edges) for b, edges in zip(bundles, pairs, strict=True)],
-        "weights": [
-            t.value if t.part is None else float(names.entry(t, now.params) or 0.0) for _, t in targets
-        ],
-        "gradients": [now.gradient(t) for _, t in targets],
-        "starts": [_start_factors(now, first, record, t) for record, t in targets],
-    }
-
-
-def _entries(bundle: Bundle, edges: list[tuple[int, int]]) -> list[float]:
-    if not edges:
-        return []
-    rows, columns = (np.asarray(part) for part in zip(*edges, strict=True))
-    kept, at = np.unique(rows, return_inverse=True)
-    return bundle.jacobian[kept, :].toarray()[at, columns].tolist()
-
-
-def _start_factors(
-    now: Example, first: Example, record: dict[str, Any], target: names.Target
-) -> list[float]:
-    """`∂n/∂w` for the neurons at which the weight's paths begin, as listed in `record`."""
-    if now is first:
-        return [end["factor"] for end in record["start"]]
-    if target.part is None:
-        lines = {
-            b.target.number: b.jacobian[[target.index], :].toarray()[0]
-            for b in now.graph.leaving(now.graph.input)
-        }
-        return [float(lines[end["to"]][end["i"]]) for end in record["start"]]
-    ends, slopes = [(end["to"], end["i"]) for end in record["start"]], {}
-    for part in now.sharing(target.part):
-        slopes |= part.slopes(target.leaf, target.index, set(ends))
-    return [slopes[end] for end in ends]
