@@ -38,6 +38,8 @@ def moment(
     now = first if frame.params is first.params else first.at(frame.params)
     blocks = now.graph.blocks
     errors, factors = back(now, pairs)
+    if now is first:  # the numbers of the explanation, which knows them: a 0 is one to the last bit
+        errors = [first.error(block) for block in blocks]
 
     def pick(vectors: list[np.ndarray]) -> list[list[float]]:
         return [[float(v[i]) for i in rows] for v, rows in zip(vectors, shown, strict=True)]
