@@ -1,15 +1,20 @@
 """How good is the gradient checker: planted faults found and named, right gradients left in peace.
 
-    python experiments/checker_gallery.py [--only NAME …] [--float32] [--json FILE]
+    python experiments/checker_gallery.py [--only NAME …] [--float32] [--json FILE] [--cases FOLDER]
 
 Runs `jaxbp.check_gradients` over the gallery, and beside it `jax.test_util.check_grads`,
 `chex.assert_numerical_grads` and, where installed, `torch.autograd.gradcheck`, all with their defaults.
 The others say only that a gradient is wrong, so there is no column of causes for them.
+
+`--cases` checks the files of a folder instead, by this checker alone: each a module with `f`, `args()`
+and the rules `right` and `wrong` (`FORM = "pair"` for one that must run as `(forward, backward)`). Whether a
+cause is the one that its docstring expects is for a reader to say, so the finding is printed beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -108,15 +113,51 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="names of exhibits")
     parser.add_argument("--json", type=Path, help="write every result to a file")
     parser.add_argument("--float32", action="store_true", help="with float64 off, as JAX is by default")
+    parser.add_argument("--cases", type=Path, help="a folder of files with f, args, right and wrong")
     parser.add_argument("--without-others", action="store_true", help="jaxbp's checker alone")
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     jax.config.update("jax_enable_x64", not options.float32)
+    if options.cases:
+        return _cases(sorted(options.cases.glob("*.py")), options.only)
     others = {} if options.without_others else testers()
     rows = [*_faults(options.only, others), *_right(options.only, others)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return _summary(rows, list(others))
+
+
+def _cases(files: list[Path], only: list[str] | None) -> int:
+    """Right and wrong rule of every file: verdict, causes, CPU seconds; 1 where a verdict is false."""
+    failed, seconds = 0, {"right": [], "wrong": []}
+    for file in files:
+        if only and not file.stem.startswith(tuple(only)):
+            continue
+        made = importlib.util.spec_from_file_location(file.stem, file)
+        if made is None or made.loader is None:
+            raise SystemExit(f"{file}: not a Python file")
+        case = importlib.util.module_from_spec(made)
+        made.loader.exec_module(case)
+        jax.clear_caches()
+        for which, taken in seconds.items():
+            rule, start = getattr(case, which), time.process_time()
+            pair = getattr(case, "FORM", "gradient") == "pair"
+            target = (lambda *a, f=case.f: (f(*a), a), lambda saved, dy, r=rule: r(*saved, dy))
+            options = {} if pair else {"gradient": rule}
+            report = jaxbp.check_gradients(target if pair else case.f, *case.args(), **options)
+            taken.append(time.process_time() - start)
+            bad = report.ok != (which == "right")
+            failed += bad
+            print(f"{'BAD' if bad else 'ok':<4} {file.stem:<34} {which:<6} {taken[-1]:6.1f} CPU s")
+            for found in report.findings:
+                print(f"       {found.cause} {found.path}: {found.detail}", flush=True)
+    for which, taken in seconds.items():
+        if taken:
+            middle = sorted(taken)[len(taken) // 2]
+            print(f"{which}: median {middle:.1f}, largest {max(taken):.1f} CPU s")
+    files_of = [p.read_text().count("\n") for p in Path(jaxbp.__file__).parent.glob("check/**/*.py")]
+    print(f"the checker: {sum(files_of)} lines in {len(files_of)} files; {failed} verdicts are not right")
+    return int(failed > 0)
 
 
 def _faults(only: list[str] | None, others: dict[str, Tester]) -> Any:

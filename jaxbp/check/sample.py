@@ -78,6 +78,11 @@ def _vary(leaf: Any, label: str, rng: np.random.Generator) -> Any:
     return new.astype(leaf.dtype)
 
 
+def is_bound(x: np.ndarray) -> bool:
+    """Whether `x` looks bound by a condition that a changed entry would break."""
+    return _bound(x) or _ordered(x)
+
+
 def _bound(x: np.ndarray) -> bool:
     """Whether `x` looks like a mask, a distribution or a set of unit vectors."""
     if not x.ndim or not x.size:

@@ -89,6 +89,10 @@ class Verdicts:
         if self._spreads is not None:
             self._spreads = [self._spreads[q] for q in points]
 
+    def forget_spreads(self) -> None:
+        """Points have come or gone: what was measured at them is measured again where it matters."""
+        self._spreads = None
+
     def _allowed(self, i: int, q: int) -> float:
         """The tolerance at a point; away from the given ones a series may end where the dtype does."""
         near = self.check.points[q].leaves[i] is self.check.points[0].leaves[i] or q == 0

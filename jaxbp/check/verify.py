@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import contract, kinks, network, noise
+from jaxbp.check import contract, kinks, network, noise, zeros
 from jaxbp.check.diagnosis import diagnose
 from jaxbp.check.diagnosis.case import BUDGET, Case
 from jaxbp.check.diagnosis.elsewhere import updated
@@ -243,8 +243,9 @@ class Check:
         wrong = [
             i for i, path in enumerate(self.target.paths) if path in odd or self.verdicts.is_wrong(i)
         ]
-        self.verdicts.judge(wrong)
-        self._explain(wrong, misfits)
+        at_zeros = [] if wrong or self.light else zeros.wrong_at_zeros(self)
+        self.verdicts.judge(wrong or at_zeros)
+        self._explain(wrong or at_zeros, misfits, bool(at_zeros))
 
     def wide_of(self, point: Point) -> tuple[list[Any], list[Any]]:
         return to_float64(self.leaves(point)), to_float64(self.dy(point))
@@ -324,8 +325,9 @@ class Check:
 
     # --- the contract, and what is wrong
 
-    def _explain(self, wrong: list[int], misfits: list[Misfit]) -> None:
+    def _explain(self, wrong: list[int], misfits: list[Misfit], at_zeros: bool) -> None:
         findings = [self._after_an_update(f, wrong) for f in contract.findings(self, misfits)]
+        findings = [zeros.advised(self, f) for f in findings] if at_zeros else findings
         self.report.findings += findings
         formal = ("shape", "transpose", "missing-sum", "structure", "nan", "stale", "wrong-point")
         settled = {f.path for f in findings if f.cause in formal}
@@ -339,6 +341,8 @@ class Check:
         if rest and any(f.cause == "forward" for f in self.report.findings):
             names = ", ".join(self.target.paths[i] for i in rest)
             self.report.notes.append(f"{names}: wrong at the values of that forward pass; mend it first")
+        elif at_zeros:
+            self.report.findings += [zeros.finding(self, i) for i in rest]
         elif rest:
             self._diagnose(rest)
         if not self.light or wrong:

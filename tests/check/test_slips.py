@@ -433,6 +433,60 @@ def test_nothing_but_rounding_is_zero_and_not_stale():
     assert [f.cause for f in report.findings] == ["zero"], str(report)
 
 
+def divided(x, dy, guarded):
+    whole = dy[:, None] * jnp.prod(x, 1, keepdims=True)
+    return jnp.where(x == 0, 0, whole / jnp.where(x == 0, 1, x)) if guarded else whole / x
+
+
+def multiplied(x, dy):
+    others = [jnp.prod(jnp.delete(x, k, axis=1), 1) for k in range(x.shape[1])]
+    return dy[:, None] * jnp.stack(others, 1)
+
+
+@pytest.mark.parametrize(("guarded", "cause"), [(False, "nan"), (True, "missing-path")])
+def test_a_product_whose_rule_divides_is_wrong_at_zeros(guarded, cause):
+    def hand(x, dy):
+        return (divided(x, dy, guarded),)
+
+    report = jaxbp.check_gradients(lambda x: jnp.prod(x, 1), normal(3, 4), gradient=hand)
+    assert report.cause == cause, str(report)
+    assert report.findings[0].advice.startswith("Multiply the other factors"), str(report)
+
+
+def test_a_product_of_what_is_left_of_one_is_wrong_at_one():
+    alpha = jnp.asarray(RNG.uniform(0.1, 0.9, (3, 4)), jnp.float32)
+
+    def hand(alpha, dy):
+        return (-divided(1 - alpha, dy, True),)
+
+    report = jaxbp.check_gradients(lambda a: jnp.prod(1 - a, 1), alpha, gradient=hand)
+    assert "exactly 1" in report.findings[0].detail, str(report)
+
+
+def test_a_product_whose_rule_multiplies_is_right_at_zeros_too():
+    def hand(x, dy):
+        return (multiplied(x, dy),)
+
+    report = jaxbp.check_gradients(lambda x: jnp.prod(x, 1), normal(3, 4), gradient=hand)
+    assert report.ok, str(report)
+    assert "some entries of x exactly 0" in report.tried
+
+
+def test_the_slopes_of_another_function_are_not_called_stale():
+    """Those of |x| in the place of the sign's are the same wherever no sign turns."""
+
+    def fn(x, w):
+        return jnp.sum(x * x, -1, keepdims=True) * jnp.sign(x) * w
+
+    def hand(x, w, dy):
+        signs, size = jnp.sign(x), jnp.sum(x * x, -1, keepdims=True)
+        through_size = 2 * x * jnp.sum(dy * signs * w, -1, keepdims=True)
+        return through_size + signs * size * w * dy, dy * size * signs
+
+    report = jaxbp.check_gradients(fn, normal(3, 4), normal(3, 4), gradient=hand)
+    assert report.cause != "stale", str(report)
+
+
 def test_what_overflows_far_away_is_not_called_nan_where_it_is_wrong_as_given():
     def hand(x, dy):
         e = jnp.exp(x * x)  # beyond float64 at the larger arguments that are tried, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +113,11 @@ def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:
     return found
 
 
+def _percent(share: float) -> str:
+    """`98 %`; what is not all is never rounded to 100."""
+    return f"{math.floor(100 * share)} %" if share < 0.99 else "more than 99 %"
+
+
 def unknown(case: Case, i: int) -> Finding:
     """What can be said where no single cause explains a leaf: the nearest one, if it is near."""
     got, true = case.got[i], case.true[i]
@@ -142,5 +148,5 @@ def unknown(case: Case, i: int) -> Finding:
     if near is None or near[0] < LIKELY:
         return Finding(case.paths[i], "unknown", detail, evidence)
     share, finding = near
-    text = f"{finding.detail} (this explains {share:.0%} of the difference, and not all of it)"
+    text = f"{finding.detail} (this explains {_percent(share)} of the difference, and not all of it)"
     return Finding(case.paths[i], finding.cause, text, {**finding.evidence, **evidence, "share": share})

@@ -195,7 +195,9 @@ def _finding(
 ) -> Finding:
     right, solved = arrays[0], arrays[1].reshape(arrays[0].shape)
     (op, k, _), (group, inside) = place, leaves
-    old = [q for q in points(case) if q > 1 and _same_there(case, n, solved, q, inside)]
+    # at all others: slopes of ±1, say, are the same at each where no sign turns, and not stale for that
+    others = range(2, len(case.points))
+    old = bool(others) and all(_same_there(case, n, solved, q, inside) for q in others)
     still = " It is the same at other arguments: it does not follow them." if old else ""
     names = ", ".join(case.paths[i] for i in group)
     evidence: dict[str, Any] = {
