@@ -7,7 +7,7 @@ Runs `jaxbp.check_gradients` over the gallery, and beside it `jax.test_util.chec
 The others say only that a gradient is wrong, so there is no column of causes for them.
 
 `--cases` checks the files of a folder instead, by this checker alone: each a module with `f`, `args()`
-and the rules `right` and `wrong` (`FORM = "pair"` for one that must run as `(forward, backward)`). Whether a
+and the rules `right` and `wrong` (`FORM = "pair"` for one to be run as `(forward, backward)`). Whether a
 cause is the one that its docstring expects is for a reader to say, so the finding is printed beside it.
 """
 

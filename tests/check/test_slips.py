@@ -472,6 +472,19 @@ def test_a_product_whose_rule_multiplies_is_right_at_zeros_too():
     assert "some entries of x exactly 0" in report.tried
 
 
+def test_a_gradient_that_is_not_made_symmetric_is_named():
+    root = normal(3, 3)
+
+    def hand(s, dl):
+        (g,) = cholesky_hand(s, dl, False)
+        return (jnp.tril(2 * g) - jnp.diag(jnp.diag(g)),)
+
+    s = root @ root.T + 3 * jnp.eye(3, dtype=jnp.float32)
+    report = jaxbp.check_gradients(jnp.linalg.cholesky, s, gradient=hand)
+    assert report.cause == "transpose", str(report)
+    assert "the upper triangle is 0" in report.findings[0].detail
+
+
 def test_the_slopes_of_another_function_are_not_called_stale():
     """Those of |x| in the place of the sign's are the same wherever no sign turns."""
 

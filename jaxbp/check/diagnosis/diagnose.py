@@ -16,7 +16,7 @@ from jaxbp.check.diagnosis.elsewhere import elsewhere
 from jaxbp.check.diagnosis.free import another_array
 from jaxbp.check.diagnosis.local import local
 from jaxbp.check.diagnosis.restated import restated
-from jaxbp.check.diagnosis.where import in_words, partly, wrong_entries
+from jaxbp.check.diagnosis.where import in_words, one_triangle, partly, wrong_entries
 from jaxbp.check.report import Finding
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding], guess: 
             or diagonal(case, i)
             or patterns.summed_too_far(case, i)
             or contribution(case, i)
+            or one_triangle(case, i)
             or elsewhere(case, i)
             or partly(case, i)
             or local(case, i)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.diagnosis import patterns
-from jaxbp.check.diagnosis.claims import claimed, columns, effects, points, usable
+from jaxbp.check.diagnosis.claims import claimed, columns, effects, usable
 from jaxbp.check.diagnosis.roles import at, role, source
 from jaxbp.check.diagnosis.table import recorded, sites_of
 from jaxbp.check.diagnosis.where import in_words, wrong_entries

@@ -73,3 +73,26 @@ def partly(case: Case, i: int) -> Finding | None:
         )
         return Finding(path, "missing-rows", detail, {"wrong": int(np.sum(wrong[first]))})
     return None
+
+
+def one_triangle(case: Case, i: int) -> Finding | None:
+    """The symmetric part is right and the rest is not 0: one triangle holds what belongs in both."""
+    got, true = case.got[i], case.true[i]
+    shape = true[0].shape
+    if got[0].shape != shape or len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
+        return None
+    limit = 10 * case.tolerance[i]
+    for g, t in zip(got, true, strict=True):
+        turned = np.swapaxes(g, -1, -2)
+        if np.any(wrong_entries(t, np.swapaxes(t, -1, -2), limit)):
+            return None
+        if not np.all(np.isfinite(g)) or np.any(wrong_entries((g + turned) / 2, t, limit)):
+            return None
+    path, first = case.paths[i], got[0]
+    upper, lower = np.any(np.triu(first, 1)), np.any(np.tril(first, -1))
+    where = (
+        "" if upper and lower else f": the {'lower' if upper else 'upper'} triangle is 0, the other twice"
+    )
+    detail = f"{path} is not made symmetric, as the gradient of a symmetric matrix is{where}"
+    advice = "Return (g + gᵀ)/2, which leaves the diagonal as it is."
+    return Finding(path, "transpose", detail, {"advice": advice})
