@@ -17,7 +17,7 @@ from jaxbp.check import contract, kinks, network, noise, zeros
 from jaxbp.check.diagnosis import diagnose
 from jaxbp.check.diagnosis.case import BUDGET, Case
 from jaxbp.check.diagnosis.elsewhere import updated
-from jaxbp.check.differences import cross_check
+from jaxbp.check.differences import cross_check, doubted
 from jaxbp.check.digits import noise_words
 from jaxbp.check.far import not_to_be_judged
 from jaxbp.check.measure import array, arrays, error, values_differ
@@ -243,7 +243,7 @@ class Check:
         wrong = [
             i for i, path in enumerate(self.target.paths) if path in odd or self.verdicts.is_wrong(i)
         ]
-        at_zeros = [] if wrong or self.light else zeros.wrong_at_zeros(self)
+        at_zeros = [] if wrong or self.light else zeros.wrong_at_zeros(self, lambda q: doubted(self, q))
         self.verdicts.judge(wrong or at_zeros)
         self._explain(wrong or at_zeros, misfits, bool(at_zeros))
 

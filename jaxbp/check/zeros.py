@@ -9,22 +9,19 @@ or where autodiff itself disagrees with differences, say nothing and are left ou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxbp.check import kinks
 from jaxbp.check.diagnosis.roles import at, source
-from jaxbp.check.differences import doubted
 from jaxbp.check.measure import arrays
 from jaxbp.check.operations import Op
 from jaxbp.check.oracle import float64
 from jaxbp.check.program import Program, all_ops
 from jaxbp.check.report import Finding
 from jaxbp.check.sample import Point, is_bound
-
-if TYPE_CHECKING:
-    from jaxbp.check.verify import Check
 
 PRODUCTS = ("reduce_prod", "cumprod")  # every other factor is the slope, also where one is 0
 MULTIPLY = (
@@ -35,8 +32,30 @@ SHARE = 0.3  # of the entries
 MOST = 4  # leaves that are looked at one by one
 
 
-def wrong_at_zeros(check: Check) -> list[int]:
-    """The leaves that are wrong at a point with zeros; that point is added to the check's."""
+@runtime_checkable
+class Checked(Protocol):
+    """What is asked of a check: its points with truth and claim at each, and how to look at another."""
+
+    target: Any
+    rule: Any
+    oracle: Any
+    report: Any
+    verdicts: Any
+    seed: int
+    points: list[Point]
+    wide: list[Any]
+    truth: list[Any]
+    got: list[Any]
+
+    def wide_of(self, point: Point) -> Any: ...
+    def claimed(self, point: Point) -> Any: ...
+
+
+def wrong_at_zeros(check: Checked, doubted: Callable[[int], bool]) -> list[int]:
+    """The leaves that are wrong at a point with zeros; that point is added to the check's.
+
+    `doubted(q)` says that autodiff disagrees with differences at point `q`.
+    """
     program = check.oracle.program
     if check.oracle.method != "reverse" or _kinks_inside(program):
         return []
@@ -54,7 +73,7 @@ def wrong_at_zeros(check: Check) -> list[int]:
         q = len(check.points) - 1
         wrong = [i for i in range(len(truth)) if check.verdicts.is_wrong_at(i, q)]
         wrong = [i for i in wrong if not (check.target.optional[i] and check.rule.absent[i])]
-        if wrong and not doubted(check, q):
+        if wrong and not doubted(q):
             return wrong
         for held in (check.points, check.wide, check.truth, check.got):
             held.pop()
@@ -63,7 +82,7 @@ def wrong_at_zeros(check: Check) -> list[int]:
     return []
 
 
-def finding(check: Check, i: int) -> Finding:
+def finding(check: Checked, i: int) -> Finding:
     """What is said of leaf `i`, which is right at all points but the last, and finite there."""
     path, label = check.target.paths[i], check.points[-1].label
     detail = f"{path} is right at all other arguments, and wrong {label}"
@@ -78,7 +97,7 @@ def finding(check: Check, i: int) -> Finding:
     return Finding(path, "missing-path", detail, {"advice": MULTIPLY, "source": source(ops[0])})
 
 
-def advised(check: Check, found: Finding) -> Finding:
+def advised(check: Checked, found: Finding) -> Finding:
     """A `nan` at such a point with the advice that fits: a guard alone would leave 0 in its place."""
     products = any(op.primitive.name in PRODUCTS for op in all_ops(check.oracle.program.scope))
     if found.cause != "nan" or not products:
@@ -97,7 +116,7 @@ def _names(op: Op) -> tuple[str, str]:
     return op.name, op.primitive.name
 
 
-def _points(check: Check) -> list[Point]:
+def _points(check: Checked) -> list[Point]:
     """One with zeros in all arguments that have both signs; then what is multiplied, one by one."""
     rng = np.random.default_rng([check.seed, 4])
     given = check.points[0]
