@@ -132,7 +132,9 @@ def _points(check: Checked) -> list[Point]:
 
 
 def _free(leaf: np.ndarray) -> bool:
-    return leaf.size > 1 and not is_bound(np.asarray(leaf, np.float64))
+    """Whether entries may be set: not of a mask, nor where what was given is not finite itself."""
+    wide = np.asarray(leaf, np.float64)
+    return wide.size > 1 and bool(np.all(np.isfinite(wide))) and not is_bound(wide)
 
 
 def _with(given: Point, which: list[int], value: float, label: str, rng: np.random.Generator) -> Point:
