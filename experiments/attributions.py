@@ -2,16 +2,15 @@
 
     python experiments/attributions.py [--epochs 20] [--image FILE]
 
-Gradient × input, guided backpropagation, relevance (LRP-ε in the dense layers, z⁺ in the convolutions)
-and integrated gradients (from a black image, 32 steps), of the logit of the true class. Red speaks for
-it, blue against it; each picture by its own largest entry.
+The rules of `jaxbp.beyond.attributions`, of the logit of the true class: gradient × input, guided
+backpropagation, relevance and integrated gradients (from a black image). Red speaks for it, blue against
+it; each picture by its own largest entry. `--run.attributions` draws them for a run of your own.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,31 +22,12 @@ import numpy as np
 import optax
 
 import jaxbp as bp
+from jaxbp import beyond
 from jaxbp.app.data.images import Digits
-from jaxbp.layer import Layer, map_leaves
 
 LOSS = bp.SoftmaxCrossEntropy()
 NET = bp.models.lenet(10)
-
-
-def back(net: Layer, params: Any, x: Any, labels: Any, of_logit: bool = False) -> Any:
-    """What a walk carries to the input, of a 1 (or the logit itself) at the true class."""
-    y, saved = net.forward(params, x)
-    one = jax.nn.one_hot(labels, y.shape[-1], dtype=y.dtype)
-    return net.backward(params, saved, y * one if of_logit else one)[1]
-
-
-def relevance(leaf: Layer) -> Layer:
-    gamma = float("inf") if isinstance(leaf, bp.Conv) else 0.0
-    return bp.beyond.relevance(epsilon=1e-3, gamma=gamma)(leaf)
-
-
-def integrated(params: Any, x: Any, labels: Any, steps: int = 32) -> Any:
-    """`x ⊙ ∫₀¹ ∂logit/∂x(s x) ds`: adds up to the logit less that of a black image."""
-    black = jnp.full_like(x, x.min())
-    shares = (jnp.arange(steps, dtype=x.dtype) + 0.5) / steps
-    each = jax.lax.map(lambda s: back(NET, params, black + s * (x - black), labels), shares)
-    return (x - black) * each.mean(axis=0)
+MAPS = jax.jit(beyond.attributions(NET))
 
 
 def main() -> None:
@@ -66,16 +46,15 @@ def main() -> None:
     labels = np.asarray(data.test_y)
     rows = [int(np.flatnonzero(labels == digit)[0]) for digit in range(8)]
     x, y = jnp.asarray(data.test_x)[jnp.asarray(rows)], jnp.asarray(labels[rows])
-    lrp = map_leaves(relevance, NET)
-    pictures = {
-        "gradient × input": x * back(NET, params, x, y),
-        "guided": back(map_leaves(bp.beyond.guided, NET), params, x, y),
-        "relevance": back(lrp, params, x, y, of_logit=True),
-        "integrated": integrated(params, x, y),
-    }
-    logits = jnp.take_along_axis(NET(params, x), y[:, None], axis=1)[:, 0]
-    start = jnp.take_along_axis(NET(params, jnp.full_like(x, x.min())), y[:, None], axis=1)[:, 0]
-    for name, aim in (("relevance", logits), ("integrated", logits - start)):
+    black = jnp.zeros(x.shape[1:])
+    maps = MAPS(params, x, y, black)
+    pictures = {name: maps[name] for name in beyond.ATTRIBUTIONS}
+
+    def logit(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(NET(params, x), y[:, None], axis=1)[:, 0]
+
+    logits = logit(x)
+    for name, aim in (("relevance", logits), ("integrated", logits - logit(jnp.zeros_like(x)))):
         share = np.asarray(pictures[name].sum((1, 2, 3)) / aim)
         print(
             f"{name}: adds up to {share.min():.2f} to {share.max():.2f} of what is explained", flush=True

@@ -112,6 +112,8 @@ class Run(Section, frozen=True, kw_only=True):
     """replace a run that is already there"""
     cache: bool = True
     """keep compiled programs in the user's cache folder, so that the next run starts sooner"""
+    attributions: bool = False
+    """of images: draw what in some held-out ones speaks for their class; a second or two to compile"""
 
 
 class Sweep(Section, frozen=True, kw_only=True):
@@ -311,6 +313,7 @@ def same_run(a: Config, b: Config, may_differ: Collection[str] = ()) -> Sequence
         "run.name",
         "run.overwrite",
         "run.cache",
+        "run.attributions",
         "train.checkpoint_every",
         "train.checkpoint_minutes",
         "train.devices",

@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _figure(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def figure_at(path: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
     """A figure that is saved at the end of the block; no state of pyplot is touched."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,8 +60,8 @@ def draw_curves(
     epochs = [record["epoch"] for record in history]
     inside = any("losses" in record for record in history)
     marker = "o" if inside or len(epochs) == 1 else ""
-    with _figure(path, figsize=(9, 3.6)) as figure:
-        figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
+    with figure_at(path, figsize=(9, 3.6)) as figure:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
         left, right = figure.subplots(1, 2, sharex=True)
         for axes, name, text in ((left, "loss", "Loss"), (right, metric.key, _title(metric))):
             parts = [(name, "training", TRAIN)] + [(f"test_{name}", "held out", TEST)] * held_out
@@ -116,7 +116,7 @@ def _or_inf(value: float | None) -> float:
     return float("inf") if value is None or not np.isfinite(value) else value
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name as it is: matplotlib would read `$` as mathematics."""
     return text.replace("$", r"\$")
 
@@ -142,7 +142,7 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
     """Counts of true (rows) against predicted (columns) classes; the wrong ones stand out."""
     size, right = len(counts), int(np.trace(counts))
     scale = 0.42 if size > 4 else 0.9
-    with _figure(path, figsize=(1.6 + scale * size, 1.6 + scale * size)) as figure:
+    with figure_at(path, figsize=(1.6 + scale * size, 1.6 + scale * size)) as figure:
         axes = figure.subplots()
         axes.grid(False)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -158,8 +158,8 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
                     j, i, str(n), ha="center", va="center", color="white" if dark else INK, fontsize=9
                 )
         axes.set(xlabel="predicted", ylabel="true", xticks=range(size), yticks=range(size))
-        axes.set_xticklabels([_plain(name) for name in names], rotation=_rotation(names, size))
-        axes.set_yticklabels([_plain(name) for name in names])
+        axes.set_xticklabels([plain(name) for name in names], rotation=_rotation(names, size))
+        axes.set_yticklabels([plain(name) for name in names])
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
@@ -180,8 +180,8 @@ def draw_sweep(
     rates = sorted({rate for _, rate in members})
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(rates)))
     epochs = np.arange(1, histories.shape[1] + 1)
-    with _figure(path, figsize=(9, 3.8)) as figure:
-        figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
+    with figure_at(path, figsize=(9, 3.8)) as figure:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=10, color=GREY)
         left, right = figure.subplots(1, 2, sharex=True)
         for (_, rate), history in zip(members, histories, strict=True):
             color = colors[rates.index(rate)]
@@ -209,11 +209,11 @@ def draw_fit(
 ) -> None:
     """Predicted against true values of what has this `name`; perfect predictions lie on the diagonal."""
     low, high = (f(f(true), f(predicted)) for f in (min, max))
-    with _figure(path, figsize=(4.4, 4.4)) as figure:
+    with figure_at(path, figsize=(4.4, 4.4)) as figure:
         axes = figure.subplots()
         axes.plot([low, high], [low, high], color=GREY, linewidth=1)
         axes.scatter(true, predicted, s=14, color=TEST if held_out else TRAIN, alpha=0.7, linewidths=0)
-        label = _plain(name) and f" {_plain(name)}"
+        label = plain(name) and f" {plain(name)}"
         axes.set(xlabel=f"true{label}", ylabel=f"predicted{label}", aspect="equal")
         axes.set_title("Held-out examples" if held_out else "Training examples")
 
@@ -222,7 +222,7 @@ def draw_images(path: Path, true: np.ndarray, made: np.ndarray, count: int = 12)
     """The first images `[n, height, width, channels]`, and below each what the network makes of it."""
     count = min(count, len(true))
     top = max(float(true.max()), 1e-12)
-    with _figure(path, figsize=(0.75 * count + 0.6, 1.9)) as figure:
+    with figure_at(path, figsize=(0.75 * count + 0.6, 1.9)) as figure:
         rows = figure.subplots(2, count, squeeze=False)
         for row, images, label in zip(rows, (true, made), ("input", "output"), strict=True):
             for axes, image in zip(row, images[:count], strict=True):

@@ -149,6 +149,10 @@ def finish(
     elif len(data.names) <= CONFUSION_LIMIT:
         counts = confusion(np.asarray(labels(data.test_y)), predicted, len(data.names))
         draw_confusion(path / "confusion.png", counts, data.names)
+    if config.run.attributions:
+        from jaxbp.app.attributions import draw_attributions
+
+        draw_attributions(path / "attributions.png", task, params)
     summary = {
         f"test_{task.metric.key}": metric,
         "test_loss": value,

@@ -1,6 +1,7 @@
 """What else `δ` is good for, from the one walk: see `README.md` beside this file."""
 
 from jaxbp.beyond.activity import LayerStatistics, layer_statistics
+from jaxbp.beyond.attribution import ATTRIBUTIONS, Attribution, attributions
 from jaxbp.beyond.book import Book, record
 from jaxbp.beyond.clip import clipped_gradient
 from jaxbp.beyond.curvature import Factors, ggn_diagonal, kronecker_factors
@@ -24,6 +25,8 @@ from jaxbp.beyond.shares import RelevanceConv, RelevanceDense, relevance
 from jaxbp.beyond.statistics import Statistics, gradient_statistics
 
 __all__ = [
+    "ATTRIBUTIONS",
+    "Attribution",
     "Book",
     "DirectFeedback",
     "Factors",
@@ -37,6 +40,7 @@ __all__ = [
     "Statistics",
     "StraightThrough",
     "Surrogate",
+    "attributions",
     "calibration",
     "clipped_gradient",
     "direct_feedback",

@@ -18,12 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbp.explain.attributions import section
 from jaxbp.explain.example import Example
 from jaxbp.explain.moment import Frame
 from jaxbp.explain.page_data import page_data
 from jaxbp.layer import InputError
 
 STEPS = 30
+STYLES = ("page", "attributions")
 # Parts of one function, in this order.
 SCRIPTS = ("base", "paths", "drawing", "walk", "why", "training", "controls")
 
@@ -62,18 +64,30 @@ def write_page(
     about: str = "",
     open_at: int = 0,
     say: Callable[[str], None] | None = None,
+    data: Any = None,
 ) -> None:
     """Write the page to `file` (a path), opened at `weight`.
 
     `frames` are the moments that the slider goes through (by default 30 steps of gradient descent on
     this example, from the parameters at hand, with learning rate `rate`, by default the explainer's);
     the page opens at number `open_at`, which should be the one at hand. `say` is told how far it is.
+    `data` is the `Dataset` that the example is of: where it is one of images, the last section shows what
+    in the image speaks for its class.
     """
     path = Path(file)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
+    more = "" if data is None else section(explainer, data)
     made = page(
-        explainer, weight, frames=frames, rate=rate, title=title, about=about, open_at=open_at, say=say
+        explainer,
+        weight,
+        frames=frames,
+        rate=rate,
+        title=title,
+        about=about,
+        open_at=open_at,
+        say=say,
+        more=more,
     )
     path.write_text(made, "utf-8")
 
@@ -88,8 +102,9 @@ def page(
     about: str = "",
     open_at: int = 0,
     say: Callable[[str], None] | None = None,
+    more: str = "",
 ) -> str:
-    """The page as text."""
+    """The page as text; `more` are sections, as HTML, that stand at its end."""
     own, rate = frames is None, explainer.rate if rate is None else rate
     frames = descent(explainer, rate=rate) if frames is None else frames
     about = about or (
@@ -108,12 +123,13 @@ def page(
         ) from None
     assets = files("jaxbp.explain") / "assets"
     parts = {
-        "STYLE": (assets / "page.css").read_text("utf-8"),
+        "STYLE": "".join((assets / f"{name}.css").read_text("utf-8") for name in STYLES),
         "SCRIPT": script(),
         "DATA": encoded.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         "TITLE": html.escape(title),
         "ABOUT": html.escape(about),
         "NET": html.escape(f"{explainer.net}, {explainer.loss}"),
+        "MORE": more,
     }
     template = (assets / "page.html").read_text("utf-8")
     return re.sub(r"{{([A-Z]+)}}", lambda place: parts[place[1]], template)

@@ -29,7 +29,7 @@ def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     task = make_task(config)
     params = load_params(path / "params.safetensors", task.init(keys(0)[0]))
     explainer, what = _explainer(task, params, example, length, config.optimizer.learning_rate)
-    return explainer, None, {"title": f"{path.name}, {what}"}
+    return explainer, None, {"title": f"{path.name}, {what}", "data": task.data}
 
 
 def from_config(source: str, example: int, watch: bool, length: int | None = None) -> Loaded:
@@ -62,10 +62,10 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
     explainer, what = _explainer(task, outcome.state.params, example, length, rate)
     title = f"{Path(found).stem}, {what}"
     if not watch:
-        return explainer, None, {"title": title}
+        return explainer, None, {"title": title, "data": task.data}
     at = sorted({round(k * (len(kept) - 1) / MOMENTS) for k in range(MOMENTS + 1)})
     frames = [Frame(kept[k].label, explainer.at(kept[k].params).params) for k in at]
-    options = {"title": title, "open_at": len(frames) - 1}
+    options = {"title": title, "open_at": len(frames) - 1, "data": task.data}
     return explainer, frames, options
 
 
