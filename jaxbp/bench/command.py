@@ -37,6 +37,7 @@ def bench(argv: Sequence[str]) -> int:
     """The subcommand."""
     options = _parser().parse_args(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the card
+    jax.config.update("jax_enable_compilation_cache", False)  # seconds of compilation are a figure here
     against = [name for name in options.against.split(",") if name]
     for name in against:
         if name not in RIVALS:

@@ -19,10 +19,10 @@ function draw() {
   const width = xs[xs.length - 1] + Math.max(56, 3.8 * brief(data.columns.at(-1)).length);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "The network" });
   root.style.width = "100%";
-  root.style.minWidth = `${Math.min(width, 620)}px`;
+  root.style.setProperty("--least", `${Math.min(width, 620)}px`);
   if (width > WIDE) {  // many columns: over the whole page, and scrolled rather than shrunk
     document.querySelector("main").classList.add("wide");
-    root.style.minWidth = `${0.9 * width}px`;
+    root.style.setProperty("--least", `${0.9 * width}px`);
     root.style.maxWidth = `${1.2 * width}px`;
   }
   data.bundles.forEach((bundle, b) => {
@@ -67,6 +67,9 @@ function draw() {
   root.append(drawn.factors);
   drawn.place = { xs, y };
   $("scroll").replaceChildren(root);
+  new ResizeObserver(([{ target }]) => {  // is there more than can be seen?
+    $("scrolls").hidden = target.scrollWidth <= target.clientWidth + 1 && target.scrollHeight <= target.clientHeight + 1;
+  }).observe($("scroll"));
 }
 function brief(column) {
   const [, name, size] = column.by.match(/^(\w+)\(?(\d[^,)]*)?/) ?? [null, "sum"];
