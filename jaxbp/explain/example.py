@@ -91,6 +91,11 @@ class Example:
             other._take(graph)
         return other
 
+    def both(self, params: PyTree) -> tuple[float, PyTree]:
+        """The loss and all gradients of this example with other parameters."""
+        value, grads, _ = _both_passes(self.net, self.loss)(params, self.x, self.y, self.mode)
+        return float(value), grads
+
     def _take(self, graph: Graph) -> None:
         passes = _both_passes(self.net, self.loss)
         self.graph, self.walk, self.formulas = graph, Pass(graph), Formulas(graph)
@@ -137,8 +142,27 @@ class Example:
         if part is None:
             leaving = self.graph.leaving(self.graph.input)
             return [(b.target, b.jacobian[[target.index], :], b) for b in leaving]
-        touched = [p.touched(target.leaf, target.index) for p in self.sharing(part)]
+        touched = [p.touched(target.entry) for p in self.sharing(part)]
         return [(block, line, None) for found in touched for block, line in found]
+
+    def by_part(self, targets: Sequence[names.Target]) -> dict[Part, list[int]]:
+        """Which of the weights are parameters of which part."""
+        found: dict[Part, list[int]] = {}
+        for k, target in enumerate(targets):
+            for part in self.sharing(target.part) if target.part is not None else ():
+                found.setdefault(part, []).append(k)
+        return found
+
+    def learn(self, targets: Sequence[names.Target], shown: Sequence[Sequence[int]]) -> None:
+        """Find out at once what many weights touch, and how that is written where neurons are `shown`.
+
+        One by one takes a backward pass for each.
+        """
+        with jax.enable_x64(True):
+            for part, members in self.by_part(targets).items():
+                entries = [targets[k].entry for k in members]
+                part.learn(entries)
+                self.formulas.learn(part, entries, list(self.graph.outputs(part, shown).values()))
 
     def sharing(self, part: Part) -> list[Part]:
         """The parts that work with this one's parameters: itself, and where it is tied or recurrent."""

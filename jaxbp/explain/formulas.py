@@ -8,7 +8,7 @@ formulas without a line here, and a formula can never be shown that the numbers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 
 from jaxbp.explain import jacobian
 from jaxbp.explain.graph import Block, Bundle, Graph, Part, neuron
-from jaxbp.explain.names import Target, notes_name
+from jaxbp.explain.jacobian import Entry
+from jaxbp.explain.names import Target, notes_name, ordered
 from jaxbp.explain.symbols import ONE, Expr, call, div, exp, mul, name, neg, num, power, step, sub
 
 DRAWS = 4
@@ -53,6 +54,7 @@ class Formulas:
     graph: Graph
     _points: dict[int, list[Point]] = field(default_factory=dict)
     _rows: dict[tuple[int, int], list[np.ndarray]] = field(default_factory=dict)
+    _met: dict[tuple[int, Entry, int], list[float]] = field(default_factory=dict)
     _found: dict[Any, Expr | None] = field(default_factory=dict)
     _slopes: list[Any] = field(default_factory=list)
 
@@ -73,17 +75,30 @@ class Formulas:
         part = self.graph.maker(block)
         if part is None or jacobian.size(part.x) > 100_000 or jacobian.size(part.y) > 4096:
             return None
-        output, here = part.output(block, i), self._here(part)
-        rows = [
-            float(jacobian.touches(part.layer, p, s, y, target.leaf, target.index, output)[0])
-            for p, _, y, s in here
-        ]
+        output = part.output(block, i)
+        if output is None:
+            return None
+        self.learn(part, [target.entry], [output])
+        rows, here = self._met[part.target.number, target.entry, output], self._here(part)
         if _close(rows, [1.0] * len(rows)):
             return ONE
         inputs = np.stack([jacobian.flat(x) for _, x, _, _ in here])
         same = np.flatnonzero(np.all(np.isclose(inputs, np.asarray(rows)[:, None], rtol=1e-12), axis=0))
         met = neuron(part.inputs, int(same[0])) if same.size == 1 else None
         return None if met is None else name(met)
+
+    def learn(self, part: Part, entries: Sequence[Entry], outputs: Sequence[int]) -> None:
+        """Find out at once `∂output/∂w` at all points, for some of a part's parameters and outputs."""
+        number = part.target.number
+        if not outputs or all((number, e, o) in self._met for e in entries for o in outputs):
+            return
+        found = [
+            jacobian.touches(part.layer, p, s, y, entries, outputs).tolist()
+            for p, _, y, s in self._here(part)
+        ]
+        for k, output in enumerate(outputs):
+            for n, entry in enumerate(entries):
+                self._met[number, entry, output] = [rows[k][n] for rows in found]
 
     def _here(self, part: Part) -> list[Point]:
         """The part where it stands, and at the points drawn."""
@@ -128,18 +143,29 @@ class Formulas:
     def _parameter(
         self, part: Part, params: list[Any], slopes: list[float], at: int, out: int
     ) -> Expr | None:
-        """`w_lij`, where the derivative is the entry `[from, to]` of one of the part's matrices."""
+        """`w_lij`, where the derivative is an entry `[…, from, to]` of one of the part's arrays.
+
+        In front of that stands where in a window the entry is, and a group has its own `from`.
+        """
         x, y = jacobian.floats(part.x), jacobian.floats(part.y)
         if len(x) != 1 or len(y) != 1 or not (x[0].shape and y[0].shape):
             return None
-        features = (x[0].shape[-1], y[0].shape[-1])
-        place = (at % features[0], out % features[1])
+        taken, made = x[0].shape[-1], y[0].shape[-1]
         for leaf, (path, array) in enumerate(jax.tree_util.tree_leaves_with_path(part.params)):
-            if np.shape(array) == features:
-                entries = [float(np.asarray(jax.tree.leaves(p)[leaf])[place]) for p in params]
-                if _close(slopes, entries):
-                    key = str(getattr(path[-1], "key", "w")) if path else "w"
-                    return name(notes_name(key, part.number, (place[1] + 1, place[0] + 1)))
+            shape = np.shape(array)
+            if (
+                len(shape) < 2
+                or shape[-1] != made
+                or taken % shape[-2]
+                or (len(shape) == 2) * (shape[-2] != taken)
+            ):
+                continue
+            inside = (at % taken % shape[-2], out % made)
+            entries = [np.asarray(jax.tree.leaves(p)[leaf])[(..., *inside)] for p in params]
+            fits = [w for w in np.ndindex(*shape[:-2]) if _close(slopes, [float(e[w]) for e in entries])]
+            if len(fits) == 1:
+                key = str(getattr(path[-1], "key", "w")) if path else "w"
+                return name(notes_name(key, part.number, ordered((*fits[0], *inside))))
         return None
 
     def _loss(self, block: Block, i: int) -> Expr | None:

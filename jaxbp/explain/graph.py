@@ -8,7 +8,7 @@ such a graph; `paths.py` counts and finds paths in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -165,6 +165,7 @@ class Part:
     outputs: Wires
     target: Block
     pattern: jacobian.Pattern
+    _met: dict[jacobian.Entry, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def source(self) -> Block | None:
@@ -178,10 +179,26 @@ class Part:
         """The edges through the part, with their derivatives: `[inputs, outputs]`."""
         return jacobian.edges(self.layer, self.params, self.x, self.y, self.saved, self.pattern)
 
-    def touched(self, leaf: int, index: int) -> list[tuple[Block, csr_array]]:
+    def learn(self, entries: Sequence[jacobian.Entry]) -> None:
+        """Find out at once what some of the parameters touch, and by how much."""
+        new = [entry for entry in entries if entry not in self._met]
+        if new:
+            self.pattern.learn(new)
+            self._met |= zip(new, self.slopes(new).T, strict=True)
+
+    def slopes(
+        self, entries: Sequence[jacobian.Entry], outputs: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """`∂output/∂w`, `[outputs, entries]`, of all of the part's outputs or of some."""
+        return jacobian.touches(self.layer, self.params, self.saved, self.y, entries, outputs)
+
+    def touched(self, entry: jacobian.Entry) -> list[tuple[Block, csr_array]]:
         """The edges from one of the part's parameters to the neurons that it touches directly."""
-        at = (self.layer, self.params, self.y, self.saved, self.pattern)
-        row, position, found = jacobian.touched(*at, leaf, index), 0, []
+        self.learn([entry])
+        here = self._met[entry]
+        at = np.flatnonzero((here != 0) | self.pattern.touches(entry))
+        row = coo_array((here[at], (np.zeros_like(at), at)), (1, here.size)).tocsr()
+        position, found = 0, []
         for block, start, stop in self.outputs:
             piece = row[:, position : position + stop - start]
             position += stop - start
@@ -189,30 +206,14 @@ class Part:
                 found.append((block, placed(piece, 0, start, (1, block.value.size))))
         return found
 
-    def slopes(
-        self, leaf: int, index: int, wanted: Collection[tuple[int, int]]
-    ) -> dict[tuple[int, int], float]:
-        """`∂neuron/∂w` for one of the part's parameters, of the neurons wanted that the part makes.
-
-        A neuron is its block's number and its own.
-        """
-        neurons = [(block, i) for block, start, stop in self.outputs for i in range(start, stop)]
-        places = [(b.number, i) if b is not None else None for b, i in neurons]
-        at = {place: k for k, place in enumerate(places) if place is not None and place in wanted}
-        if not at:
-            return {}
-        output = next(iter(at.values())) if len(at) == 1 else None  # one error to pull, not all
-        values = jacobian.touches(self.layer, self.params, self.saved, self.y, leaf, index, output)
-        return {place: float(values[k if output is None else 0]) for place, k in at.items()}
-
-    def output(self, block: Block, i: int) -> int:
+    def output(self, block: Block, i: int) -> int | None:
         """Which of the part's outputs is neuron `i` of a block."""
         position = 0
         for made, start, stop in self.outputs:
             if made is block and start <= i < stop:
                 return position + i - start
             position += stop - start
-        raise KeyError(block.neuron(i))
+        return None
 
 
 class Web:
@@ -267,6 +268,13 @@ class Graph(Web):
     def maker(self, block: Block) -> Part | None:
         """The part that makes a block."""
         return next((p for p in self.parts if any(run.block is block for run in p.outputs)), None)
+
+    def outputs(self, part: Part, shown: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
+        """`{(block, i): output}` of a part's outputs that are among each block's neurons `shown`."""
+        blocks = {run.block.number: run.block for run in part.outputs if run.block is not None}
+        places = [(block, i) for block in blocks.values() for i in shown[block.number]]
+        found = {(block.number, i): part.output(block, i) for block, i in places}
+        return {place: output for place, output in found.items() if output is not None}
 
     def add(self, letter: str, layer: int | None, value: PyTree, time: int | None = None) -> Block:
         """A new block; primes are added to the letter until the name is its own."""

@@ -11,7 +11,7 @@ inputs that lose in a maximum are not.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -26,6 +26,8 @@ DRAWS = 4
 CHUNK = 4_000_000
 MOST = 400_000_000
 FEW = 20_000
+
+Entry = tuple[int, int]  # a parameter: the number of its array, and its own in it
 
 
 def floats(tree: PyTree) -> list[Any]:
@@ -80,15 +82,14 @@ def _rows(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, units: Any) ->
     return jax.vmap(lambda u: _ravel(layer.backward(params, saved, _unravel(y, u), _nothing)[1]))(units)
 
 
-@partial(jax.jit, static_argnums=(0, 5))
-def _by_parameter(
-    layer: Layer, params: PyTree, saved: PyTree, y: PyTree, index: Any, leaf: int, units: Any
-) -> Any:
-    """`∂y_i/∂w` for each unit error: entry `index` of parameter array `leaf`, or (-1) of all in a row."""
+@partial(jax.jit, static_argnums=0)
+def _by_parameter(layer: Layer, params: PyTree, saved: PyTree, y: PyTree, at: Any, units: Any) -> Any:
+    """`∂y_i/∂w` for each unit error, of the entries `at[k]` of parameter array `k` (`None`: of none)."""
 
     def one(u: Any) -> Any:
         gradients = jax.tree.leaves(layer.backward(params, saved, _unravel(y, u))[0])
-        return _ravel(gradients if leaf < 0 else gradients[leaf])[index]
+        asked = [(g, k) for g, k in zip(gradients, at, strict=True) if k is not None]
+        return jnp.concatenate([g.reshape(-1)[k].astype(jnp.float64) for g, k in asked])
 
     return jax.lax.map(one, units)
 
@@ -152,7 +153,7 @@ class Pattern:
     params: PyTree
     x: PyTree
     mode: Mode
-    _touches: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
+    _touches: dict[Entry, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def points(self) -> list[Any]:
@@ -171,12 +172,17 @@ class Pattern:
             found.append(csr_array(always[: outputs - start]))
         return csr_array(vstack(found))
 
-    def touches(self, leaf: int, index: int) -> np.ndarray:
-        """The same for one parameter, over the outputs."""
-        if (leaf, index) not in self._touches:
-            rows = [touches(self.layer, p, s, y, leaf, index) != 0 for p, _, y, s in self.points]
-            self._touches[leaf, index] = np.all(rows, axis=0)
-        return self._touches[leaf, index]
+    def learn(self, entries: Sequence[Entry]) -> None:
+        """Find out at once which outputs some of the parameters touch."""
+        new = [entry for entry in entries if entry not in self._touches]
+        if new:
+            rows = [touches(self.layer, p, s, y, new) != 0 for p, _, y, s in self.points]
+            self._touches |= zip(new, np.all(rows, axis=0).T, strict=True)
+
+    def touches(self, entry: Entry) -> np.ndarray:
+        """Whether there is an edge from a parameter to each output."""
+        self.learn([entry])
+        return self._touches[entry]
 
 
 def unit_errors(inputs: int, outputs: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -223,28 +229,33 @@ def touches(
     params: PyTree,
     saved: PyTree,
     y: PyTree,
-    leaf: int,
-    index: int,
-    output: int | None = None,
+    entries: Sequence[Entry],
+    outputs: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """`∂y_i/∂w` for every output `i`, or for one; `w` is entry `index` of array number `leaf`."""
-    sizes = [int(np.prod(jnp.shape(array))) for array in jax.tree.leaves(params)]
-    if sum(sizes) <= FEW:  # one program for all arrays of the layer: compiling takes longer than running
-        index, leaf = sum(sizes[:leaf]) + index, -1
-    units = _units(size(y)) if output is None else np.eye(1, size(y), output)
-    return np.asarray(_by_parameter(layer, params, saved, y, index, leaf, units))
+    """`∂y_i/∂w`, `[outputs, entries]`: for every output `i` or for some, by some of the parameters."""
+    asked: list[list[int]] = [[] for _ in jax.tree.leaves(params)]
+    for leaf, index in entries:
+        asked[leaf].append(index)
+    # Few programs: lengths are powers of two, and an array that is cheap is asked for something anyway.
+    at = tuple(
+        np.resize(mine or [0], 1 << (max(1, len(mine)) - 1).bit_length())
+        if mine or array.size <= FEW
+        else None
+        for mine, array in zip(asked, jax.tree.leaves(params), strict=True)
+    )
+    units = _units(size(y)) if outputs is None else np.zeros((len(outputs), size(y)))
+    if outputs is not None:
+        units[np.arange(len(outputs)), outputs] = 1.0
+    found = np.asarray(_by_parameter(layer, params, saved, y, at, units))
+    starts = np.cumsum([0, *(0 if k is None else len(k) for k in at)])
+    order, seen = [], [0] * len(asked)
+    for leaf, _ in entries:
+        order.append(starts[leaf] + seen[leaf])
+        seen[leaf] += 1
+    return found[:, order]
 
 
 @lru_cache(maxsize=16)
 def _units(size: int) -> np.ndarray:
     """The rows of the identity, not made anew for every weight of a layer."""
     return np.eye(size)
-
-
-def touched(
-    layer: Layer, params: PyTree, y: PyTree, saved: PyTree, pattern: Pattern, leaf: int, index: int
-) -> csr_array:
-    """`[1, outputs]`: the edges from one parameter to what it touches directly."""
-    here = touches(layer, params, saved, y, leaf, index)
-    at = np.flatnonzero((here != 0) | pattern.touches(leaf, index))
-    return coo_array((here[at], (np.zeros_like(at), at)), (1, here.size)).tocsr()

@@ -54,7 +54,7 @@ def moment(
             t.value if t.part is None else float(names.entry(t, now.params) or 0.0) for _, t in targets
         ],
         "gradients": [now.gradient(t) for _, t in targets],
-        "starts": [_starts(now, pairs, factors, record, t) for record, t in targets],
+        "starts": _starts(now, shown, pairs, factors, targets),
     }
 
 
@@ -105,19 +105,25 @@ def _pulled(
 
 def _starts(
     now: Example,
+    shown: list[list[int]],
     pairs: list[Edges],
     factors: list[list[float]],
-    record: dict[str, Any],
-    target: names.Target,
-) -> list[float]:
-    """`∂n/∂w` for the neurons at which the weight's paths begin, as listed in `record`."""
-    ends, slopes = [(end["to"], end["i"]) for end in record["start"]], {}
-    if target.part is None:
-        for bundle, edges, found in zip(bundles(now), pairs, factors, strict=True):
-            if bundle.source is now.graph.input:
-                drawn = zip(edges, found, strict=True)
-                slopes |= {(bundle.target.number, i): f for (j, i), f in drawn if j == target.index}
-    else:
-        for part in now.sharing(target.part):
-            slopes |= part.slopes(target.leaf, target.index, set(ends))
-    return [slopes[end] for end in ends]
+    targets: list[Asked],
+) -> list[list[float]]:
+    """`∂n/∂w` for the neurons at which each weight's paths begin, as listed in its record."""
+    ends = [[(end["to"], end["i"]) for end in record["start"]] for record, _ in targets]
+    slopes: list[dict[tuple[int, int], float]] = [{} for _ in targets]
+    inputs = {t.index: k for k, (_, t) in enumerate(targets) if t.part is None}
+    for bundle, edges, found in zip(bundles(now), pairs, factors, strict=True):
+        for (j, i), factor in zip(edges, found, strict=True) if bundle.source is now.graph.input else ():
+            if j in inputs:
+                slopes[inputs[j]][bundle.target.number, i] = factor
+    for part, members in now.by_part([t for _, t in targets]).items():
+        at = now.graph.outputs(part, shown)
+        if not at:
+            continue
+        rows = part.slopes([targets[k][1].entry for k in members], list(at.values()))
+        for place, row in zip(at, rows.tolist(), strict=True):
+            for k, slope in zip(members, row, strict=True):
+                slopes[k][place] = slope
+    return [[found[end] for end in mine] for found, mine in zip(slopes, ends, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxbp.explain.graph import Graph, Part
-from jaxbp.explain.jacobian import floats
+from jaxbp.explain.jacobian import Entry, floats
 from jaxbp.layer import InputError
 
 
@@ -28,6 +28,11 @@ class Target:
     key: str
     place: tuple[int, ...]
 
+    @property
+    def entry(self) -> Entry:
+        """Which of its part's parameters it is."""
+        return self.leaf, self.index
+
 
 def tokens(path: str) -> tuple[str, ...]:
     """`[1]['w'][3, 0]`, `1.w[3,0]` and `1/w/3/0` are all `("1", "w", "3", "0")`."""
@@ -35,11 +40,25 @@ def tokens(path: str) -> tuple[str, ...]:
 
 
 def notes_name(letter: str, layer: int | None, index: tuple[int, ...]) -> str:
-    """`w212` for `(to, from) = (1, 2)` in layer 2; `w2_13_4` where an index has two digits."""
+    """`w212` for `(to, from) = (1, 2)` in layer 2; `w2_13_4` where an index has two digits.
+
+    A kernel's entries say after that where in its window they are: `w1_4_2_3_1` leads to channel 4 from
+    channel 2, in row 3 and column 1.
+    """
     numbers = [str(k) for k in ((layer, *index) if layer is not None else index)]
     short = len(numbers) == 1 or all(len(n) == 1 for n in numbers)
     bare = letter[-1].isalpha() and "_" not in letter
     return letter + ("" if bare else "_") + ("" if short else "_").join(numbers)
+
+
+def ordered(place: tuple[int, ...]) -> tuple[int, ...]:
+    """An entry's place as a name counts it, from 1: to, from, and then where in a window."""
+    return tuple(k + 1 for k in (*reversed(place[-2:]), *place[:-2]))
+
+
+def _place(numbers: Sequence[int]) -> tuple[int, ...]:
+    """The place that `ordered` gives these numbers."""
+    return tuple(k - 1 for k in (*numbers[2:], *reversed(numbers[:2])))
 
 
 def arrays(graph: Graph) -> Iterator[tuple[Part, int, str, str, Any]]:
@@ -62,11 +81,10 @@ def arrays(graph: Graph) -> Iterator[tuple[Part, int, str, str, Any]]:
 
 def make(part: Part, leaf: int, key: str, prefix: str, array: Any, place: tuple[int, ...]) -> Target:
     """The `Target` of the entry at `place` of a part's array."""
-    ordered = tuple(k + 1 for k in reversed(place))
     inside = ", ".join(str(k) for k in (*part.slices, *place))
     path = f"{prefix}[{inside}]" if inside else prefix
-    named = len(place) in (1, 2) and not any(c.isdigit() for c in key) and _unique(part, key)
-    label = notes_name(key, part.number, ordered) if named else path
+    named = bool(place) and not any(c.isdigit() for c in key) and _unique(part, key)
+    label = notes_name(key, part.number, ordered(place)) if named else path
     flat = int(np.ravel_multi_index(place, np.shape(array))) if place else 0
     return Target(label, path, part, leaf, flat, float(np.asarray(array)[place]), key, place)
 
@@ -116,12 +134,12 @@ def _by_name(graph: Graph, asked: str, letter: str, digits: str) -> Target:
     for part, leaf, key, prefix, array in candidates:
         shape = np.shape(array)
         numbers = digits.split("_") if "_" in digits else list(digits)
-        if len(numbers) != len(shape) + 1 or int(numbers[0]) != part.number or len(shape) not in (1, 2):
+        if not shape or len(numbers) != len(shape) + 1 or int(numbers[0]) != part.number:
             continue
-        place = tuple(int(n) - 1 for n in reversed(numbers[1:]))
+        place = _place([int(n) for n in numbers[1:]])
         if all(0 <= k < n for k, n in zip(place, shape, strict=True)):
             return make(part, leaf, key, prefix, array, place)
-        ends = notes_name(letter, part.number, tuple(reversed(shape)))
+        ends = notes_name(letter, part.number, ordered(tuple(n - 1 for n in shape)))
         raise InputError(f"weight: there is no {asked!r}; in that layer {letter} goes up to {ends}")
     raise InputError(f"weight: cannot read {asked!r} (layer, to, from: w212 or w2_13_4); {_offer(graph)}")
 

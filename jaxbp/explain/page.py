@@ -32,24 +32,15 @@ SCRIPTS = ("base", "paths", "drawing", "walk", "why", "training", "controls")
 
 def descent(explainer: Example, steps: int = STEPS, rate: float = 1.0) -> list[Frame]:
     """Plain gradient descent on this example, `w := w - η ∂L/∂w`, from the parameters at hand."""
-    from jaxbp.train.step import value_and_grad
-
     mask = explainer.net.trainable(explainer.params)
-
-    @jax.jit
-    def one(params: Any) -> Any:
-        passes = value_and_grad(explainer.net, explainer.loss)
-        value, grads = passes(params, explainer.x, explainer.y, explainer.mode)
-        return value, jax.tree.map(lambda w, g, yes: w - rate * g if yes else w, params, grads, mask)
-
     with jax.enable_x64(True):
         params, frames = explainer.params, []
         for step in range(steps + 1):
-            value, after = one(params)
+            value, grads = explainer.both(params)
             if not np.isfinite(value):
                 break
             frames.append(Frame(str(step), params))
-            params = after
+            params = jax.tree.map(lambda w, g, yes: w - rate * g if yes else w, params, grads, mask)
     return frames
 
 

@@ -155,25 +155,25 @@ def _targets(
     shown: list[list[int]],
 ) -> list[tuple[dict[str, Any], names.Target]]:
     """The weights on edges that are shown, the biases of their ends, the inputs, and what was asked."""
-    found: dict[str, tuple[dict[str, Any], names.Target]] = {}
     graph = explainer.graph
+    found: list[names.Target] = []
     for bundle, edges in zip(bundles, pairs, strict=True):
         for j, i in edges:
             formula = explainer.formulas.edge(bundle, j, i)
             if formula is not None and formula.op == "name" and bundle.part is not None:
-                _add(explainer, found, names.find(graph, str(formula.args[0])), shown)
+                found.append(names.find(graph, str(formula.args[0])))
     for part, leaf, key, prefix, array in names.arrays(graph):
         rows = shown[part.target.number]
-        if np.ndim(array) == 1 and part.target.shape == np.shape(array) and key == "b":
-            for i in rows:
-                _add(explainer, found, names.make(part, leaf, key, prefix, array, (i,)), shown)
-    for i in shown[graph.input.number]:
-        _add(explainer, found, names.find(graph, graph.input.neuron(i)), shown)
-    if asked is not None:
-        _add(explainer, found, asked, shown)
+        if np.ndim(array) == 1 and key == "b" and part.target.shape[-1:] == np.shape(array):
+            places = sorted({i % len(array) for i in rows})
+            found += [names.make(part, leaf, key, prefix, array, (i,)) for i in places]
+    found += [names.find(graph, graph.input.neuron(i)) for i in shown[graph.input.number]]
+    found += [] if asked is None else [asked]
     if not found:
         raise InputError("page: no weight with a name to show; name one with weight=")
-    return sorted(found.values(), key=lambda pair: _order(pair[1]))
+    known = sorted({target.name: target for target in found}.values(), key=_order)
+    explainer.learn(known, shown)
+    return [(_record(explainer, target, shown), target) for target in known]
 
 
 def _order(target: names.Target) -> tuple[Any, ...]:
@@ -182,9 +182,8 @@ def _order(target: names.Target) -> tuple[Any, ...]:
     return number, target.key, target.place[::-1]
 
 
-def _add(explainer: Example, found: Any, target: names.Target, shown: list[list[int]]) -> None:
-    if target.name in found:
-        return
+def _record(explainer: Example, target: names.Target, shown: list[list[int]]) -> dict[str, Any]:
+    """A weight as the page knows it."""
     e = explainer.why(target.name if target.part is None else target.path, 1)
     start = explainer.start(target)
     ends = []
@@ -208,17 +207,14 @@ def _add(explainer: Example, found: Any, target: names.Target, shown: list[list[
                         "loose": formula is not None and formula.op in ("add", "neg"),
                     }
                 )
-    found[target.name] = (
-        {
-            "name": target.name,
-            "path": target.path,
-            "math": mathml_name(target.name) if target.name[0].isalpha() else None,
-            "kind": "input" if target.part is None else "bias" if target.key == "b" else "weight",
-            "count": str(e.count),
-            "oneByOne": str(e.savings.one_by_one),
-            "onePass": str(e.savings.one_pass),
-            "start": ends,
-            "touched": int(sum(line.nnz for _, line, _ in start)),
-        },
-        target,
-    )
+    return {
+        "name": target.name,
+        "path": target.path,
+        "math": mathml_name(target.name) if target.name[0].isalpha() else None,
+        "kind": "input" if target.part is None else "bias" if target.key == "b" else "weight",
+        "count": str(e.count),
+        "oneByOne": str(e.savings.one_by_one),
+        "onePass": str(e.savings.one_pass),
+        "start": ends,
+        "touched": int(sum(line.nnz for _, line, _ in start)),
+    }

@@ -20,14 +20,12 @@ Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
     from jaxbp.app.report import open_run
-    from jaxbp.app.run import keep_programs
-    from jaxbp.app.task import keys, make_task
-    from jaxbp.weights import load_params
+    from jaxbp.app.run import keep_programs, with_params
+    from jaxbp.app.task import make_task
 
     config = open_run(path)
     keep_programs(path)
-    task = make_task(config)
-    params = load_params(path / "params.safetensors", task.init(keys(0)[0]))
+    task, params = with_params(path, make_task(config))
     explainer, what = _explainer(task, params, example, length, config.optimizer.learning_rate)
     return explainer, None, {"title": f"{path.name}, {what}", "data": task.data}
 
