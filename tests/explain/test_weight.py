@@ -12,6 +12,8 @@ from jaxbp import (
     GELU,
     Branch,
     Chain,
+    Conv,
+    ConvTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -46,12 +48,12 @@ NETS = {
 }
 
 
-def make(net, seed=0, features=3):
+def make(net, seed=0, shape=(3,)):
     """Float64 parameters, every one of them random, and an example."""
     random = np.random.default_rng(seed)
-    params = jax.eval_shape(net.init, jax.random.key(seed), jnp.zeros((1, features), jnp.float64))
+    params = jax.eval_shape(net.init, jax.random.key(seed), jnp.zeros((1, *shape), jnp.float64))
     params = jax.tree.map(lambda a: jnp.asarray(random.normal(size=a.shape) * 0.7), params)
-    return params, random.normal(size=features), random.normal(size=2)
+    return params, random.normal(size=shape), random.normal(size=2)
 
 
 def test_every_weight_of_a_network_at_random():
@@ -146,10 +148,42 @@ def test_a_large_network_answers_in_seconds():
 )
 def test_names(weight, path):
     net = Chain(Dense(5), Tanh(), Dense(14))
-    params, x, _ = make(net, features=5)
+    params, x, _ = make(net, shape=(5,))
     e = explain_weight(net, params, x, np.zeros(14), SquaredError(), weight, k=1)
     assert e.path == path
     assert e.weight in (weight, "w2_13_4")
+
+
+KERNELS = [
+    Conv(6, (2, 3), stride=(1, 2), padding="SAME"),
+    Conv(6, (2, 3), groups=2, dilation=(2, 1)),
+    Conv(8, (2, 3), groups=4),
+    ConvTranspose(3, (2, 3), 2),
+]
+
+
+@pytest.mark.parametrize("layer", KERNELS, ids=str)
+def test_the_entries_of_a_kernel_have_names_and_stand_on_the_edges(layer):
+    """`w1_to_from_row_column`; from every pixel, what its edge is called has the edge's number."""
+    net = Chain(layer, Flatten(), Tanh())
+    params, x, _ = make(net, shape=(4, 5, 4))
+    y = np.zeros(np.shape(net.forward(params, jnp.asarray(x)[None])[0])[1:])
+    explainer = Explainer(net, params, x, y, SquaredError())
+    kernel, seen = np.asarray(params[0]["w"]), set()
+    (bundle,) = explainer.graph.leaving(explainer.graph.input)
+    with jax.enable_x64(True):
+        for j, i in zip(*(at.tolist() for at in bundle.jacobian.nonzero()), strict=True):
+            name = str(explainer.formulas.edge(bundle, j, i))
+            target = naming.find(explainer.graph, name)
+            assert target.name == name
+            assert target.value == pytest.approx(bundle.jacobian[j, i], rel=1e-12)
+            seen.add(target.place)
+    assert seen == set(np.ndindex(kernel.shape))
+    to, come, row, column = 3, 2 if kernel.shape[2] > 1 else 1, 2, 3
+    e = explainer.weight(f"w_1_{to}_{come}_{row}_{column}", 2)
+    assert e.path == f"[0]['w'][{row - 1}, {column - 1}, {come - 1}, {to - 1}]"
+    assert e.value == kernel[row - 1, column - 1, come - 1, to - 1]
+    assert explainer.weight(e.path, 2).weight == e.weight
 
 
 @pytest.mark.parametrize(
