@@ -115,9 +115,9 @@ def reload(path: str | Path) -> tuple[Task, Any]:
     folder = Path(path)
     config, known = report.open_run(folder), read_description(folder)
     if known is not None:
-        return with_params(folder, task_of(config, described(known)))
+        return _with_params(folder, task_of(config, described(known)))
     try:
-        return with_params(folder, make_task(config))
+        return _with_params(folder, make_task(config))
     except InputError as error:
         raise InputError(
             f"{path}: has no {FILE} (it was trained before there was one), so its data is needed: {error}"
@@ -140,11 +140,10 @@ def with_examples(path: str | Path) -> tuple[Task, Any]:
             f"{path}: the data is no longer that of the run: {'; '.join(others)}; what was held out is "
             "then not known (predict needs no data)"
         )
-    return with_params(folder, task)
+    return _with_params(folder, task)
 
 
-def with_params(folder: Path, task: Task) -> tuple[Task, Any]:
-    """The task, and the parameters that the run kept."""
+def _with_params(folder: Path, task: Task) -> tuple[Task, Any]:
     like = jax.eval_shape(task.init, jax.random.key(0))
     return task, load_params(folder / "params.safetensors", like)
 

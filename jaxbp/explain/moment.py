@@ -14,6 +14,7 @@ import numpy as np
 from jaxbp.explain import jacobian, names
 from jaxbp.explain.example import Example
 from jaxbp.explain.graph import Bundle, Part
+from jaxbp.explain.seen import Seen
 from jaxbp.layer import PyTree
 
 Edges = list[tuple[int, int]]  # `(neuron of the source, neuron of the target)`
@@ -29,7 +30,12 @@ class Frame:
 
 
 def moment(
-    first: Example, frame: Frame, shown: list[list[int]], pairs: list[Edges], targets: list[Asked]
+    first: Example,
+    frame: Frame,
+    shown: list[list[int]],
+    pairs: list[Edges],
+    targets: list[Asked],
+    seen: Seen,
 ) -> dict[str, Any]:
     """What there is to show with the frame's parameters.
 
@@ -47,6 +53,7 @@ def moment(
     return {
         "label": frame.label,
         "loss": now.graph.value,
+        "answer": seen.answer(now),
         "values": pick([block.value for block in blocks]),
         "errors": pick(errors),
         "factors": factors,

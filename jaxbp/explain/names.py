@@ -83,17 +83,17 @@ def make(part: Part, leaf: int, key: str, prefix: str, array: Any, place: tuple[
     """The `Target` of the entry at `place` of a part's array."""
     inside = ", ".join(str(k) for k in (*part.slices, *place))
     path = f"{prefix}[{inside}]" if inside else prefix
-    named = bool(place) and not any(c.isdigit() for c in key) and _unique(part, key)
+    named = bool(place) and has_names(part, key)
     label = notes_name(key, part.number, ordered(place)) if named else path
     flat = int(np.ravel_multi_index(place, np.shape(array))) if place else 0
     return Target(label, path, part, leaf, flat, float(np.asarray(array)[place]), key, place)
 
 
-def _unique(part: Part, key: str) -> bool:
-    names = [
-        tokens(jax.tree_util.keystr(p))[-1:] for p, _ in jax.tree_util.tree_leaves_with_path(part.params)
-    ]
-    return names.count((key,)) <= 1
+def has_names(part: Part, key: str) -> bool:
+    """Whether entries of a part's array are called by letter and number: where no other array is."""
+    leaves = jax.tree_util.tree_leaves_with_path(part.params)
+    same = [tokens(jax.tree_util.keystr(path))[-1:] for path, _ in leaves].count((key,))
+    return same <= 1 and not any(c.isdigit() for c in key)
 
 
 def everything(graph: Graph) -> Iterator[Target]:

@@ -22,12 +22,13 @@ from jaxbp.explain.attributions import section
 from jaxbp.explain.example import Example
 from jaxbp.explain.moment import Frame
 from jaxbp.explain.page_data import page_data
+from jaxbp.explain.seen import Seen
 from jaxbp.layer import InputError
 
 STEPS = 30
 STYLES = ("page", "attributions")
 # Parts of one function, in this order.
-SCRIPTS = ("base", "paths", "drawing", "walk", "why", "training", "controls")
+SCRIPTS = ("base", "paths", "drawing", "example", "walk", "why", "training", "asking", "controls")
 
 
 def descent(explainer: Example, steps: int = STEPS, rate: float = 1.0) -> list[Frame]:
@@ -62,25 +63,14 @@ def write_page(
     `frames` are the moments that the slider goes through (by default 30 steps of gradient descent on
     this example, from the parameters at hand, with learning rate `rate`, by default the explainer's);
     the page opens at number `open_at`, which should be the one at hand. `say` is told how far it is.
-    `data` is the `Dataset` that the example is of: where it is one of images, the last section shows what
-    in the image speaks for its class.
+    `data` is the `Dataset` that the example is of: its classes get their names, and where it is one of
+    images, the page shows the example as one, and in its last section what in it speaks for its class.
     """
     path = Path(file)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    more = "" if data is None else section(explainer, data)
-    made = page(
-        explainer,
-        weight,
-        frames=frames,
-        rate=rate,
-        title=title,
-        about=about,
-        open_at=open_at,
-        say=say,
-        more=more,
-    )
-    path.write_text(made, "utf-8")
+    options = {"title": title, "about": about, "open_at": open_at, "say": say, "data": data}
+    path.write_text(page(explainer, weight, frames=frames, rate=rate, **options), "utf-8")
 
 
 def page(
@@ -93,9 +83,9 @@ def page(
     about: str = "",
     open_at: int = 0,
     say: Callable[[str], None] | None = None,
-    more: str = "",
+    data: Any = None,
 ) -> str:
-    """The page as text; `more` are sections, as HTML, that stand at its end."""
+    """The page as text."""
     own, rate = frames is None, explainer.rate if rate is None else rate
     frames = descent(explainer, rate=rate) if frames is None else frames
     about = about or (
@@ -104,9 +94,10 @@ def page(
         else "The slider goes through the epochs of training."
     )
     title = title or "Why this weight has this gradient"
-    data = page_data(explainer, weight, frames, rate, say)
+    seen = Seen() if data is None else Seen.of(data)
+    shown = page_data(explainer, weight, frames, rate, seen, say)
     try:
-        encoded = json.dumps({**data, "open": open_at}, ensure_ascii=False, allow_nan=False)
+        encoded = json.dumps({**shown, "open": open_at}, ensure_ascii=False, allow_nan=False)
     except ValueError:
         raise InputError(
             "page: some values or derivatives are not finite, so there is nothing to draw "
@@ -120,7 +111,7 @@ def page(
         "TITLE": html.escape(title),
         "ABOUT": html.escape(about),
         "NET": html.escape(f"{explainer.net}, {explainer.loss}"),
-        "MORE": more,
+        "MORE": "" if data is None else section(explainer, data),
     }
     template = (assets / "page.html").read_text("utf-8")
     return re.sub(r"{{([A-Z]+)}}", lambda place: parts[place[1]], template)

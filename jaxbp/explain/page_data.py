@@ -16,12 +16,14 @@ from jaxbp.explain import names
 from jaxbp.explain.example import Example
 from jaxbp.explain.graph import Block, Bundle
 from jaxbp.explain.moment import Frame, bundles, moment
+from jaxbp.explain.seen import Seen
 from jaxbp.explain.symbols import mathml, mathml_name, text
 from jaxbp.layer import InputError
 
 MOST_SHOWN = 12
 LINES = 5  # of progress
 STRONGEST = 8
+FEW = 20_000  # parameters, all of whose gradients are in the page
 
 
 def page_data(
@@ -29,6 +31,7 @@ def page_data(
     weight: str | None,
     frames: Sequence[Frame],
     rate: float,
+    seen: Seen,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
@@ -47,11 +50,13 @@ def page_data(
         for k, frame in enumerate(frames, 1):
             if say is not None and k in {round(n * len(frames) / LINES) for n in range(1, LINES + 1)}:
                 say(f"moment {k} of {len(frames)}")
-            moments.append(moment(explainer, frame, shown, pairs, targets))
+            moments.append(moment(explainer, frame, shown, pairs, targets, seen))
     return {
         "columns": columns,
         "bundles": links,
         "targets": [t for t, _ in targets],
+        "example": seen.example(explainer, shown[0]),
+        "arrays": _arrays(explainer),
         "frames": moments,
         "rate": rate,
         "selected": asked.name if asked else targets[0][0]["name"],
@@ -142,6 +147,27 @@ def _link(
         ],
         "total": int(bundle.jacobian.nnz),
     }
+
+
+def _arrays(explainer: Example) -> list[dict[str, Any]]:
+    """Every parameter array, so that any weight can be asked for; with the gradients if they are few."""
+    found = list(names.arrays(explainer.graph))
+    few = sum(np.size(array) for *_, array in found) <= FEW
+    return [
+        {
+            "key": key if names.has_names(part, key) else None,
+            "number": part.number,
+            "path": prefix,
+            "slices": part.slices,
+            "shape": np.shape(array),
+            "gradients": _flat(explainer.gradient_array(prefix, part.slices)) if few else None,
+        }
+        for part, _, key, prefix, array in found
+    ]
+
+
+def _flat(gradient: np.ndarray) -> list[float]:
+    return [float(f"{g:.9g}") for g in gradient.reshape(-1).tolist()]
 
 
 # --- what can be asked for --------------------------------------------------------------------------

@@ -20,13 +20,12 @@ Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
 def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     """A run folder: the trained network. The page's slider then takes further steps on the example."""
     from jaxbp.app.report import open_run
-    from jaxbp.app.run import keep_programs, with_params
-    from jaxbp.app.task import make_task
+    from jaxbp.app.run import keep_programs, with_examples
 
-    config = open_run(path)
     keep_programs(path)
-    task, params = with_params(path, make_task(config))
-    explainer, what = _explainer(task, params, example, length, config.optimizer.learning_rate)
+    task, params = with_examples(path)
+    rate = open_run(path).optimizer.learning_rate
+    explainer, what = _explainer(task, params, example, length, rate)
     return explainer, None, {"title": f"{path.name}, {what}", "data": task.data}
 
 

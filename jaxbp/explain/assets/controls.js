@@ -7,6 +7,7 @@ function show(announce) {
   showWhy(paths);
   showStage();
   showTraining();
+  showExample();
   if (announce) $("status").textContent = announce;
 }
 
@@ -15,6 +16,7 @@ function choose(k) {
   state.target = k;
   state.path = null;
   state.stage = 0;
+  answerWith("");
   show(`${data.targets[k].name}: gradient ${num(frame().gradients[k])}, ${plural(data.targets[k].count, "path")}`);
 }
 function goto(stage) {
@@ -83,5 +85,6 @@ $("theme").addEventListener("click", () => {
 state.frame = data.open;
 state.target = byWeight.get(data.selected) ?? 0;
 draw();
+drawExample();
 drawCurve();
 show();

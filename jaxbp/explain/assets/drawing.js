@@ -16,7 +16,7 @@ function places() {
 
 function draw() {
   const { xs, height, y } = places();
-  const width = xs[xs.length - 1] + Math.max(56, 3.8 * brief(data.columns.at(-1)).length);
+  const width = xs[xs.length - 1] + Math.max(56, 8 + 3.6 * brief(data.columns.at(-1)).length);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "The network" });
   root.style.width = "100%";
   root.style.setProperty("--least", `${Math.min(width, 620)}px`);

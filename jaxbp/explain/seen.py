@@ -1,0 +1,62 @@
+"""An example as people see it: a picture, the name of its class, and what the network takes it for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbp.explain.example import Example
+
+MOST = 128 * 128  # pixels that are drawn
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`image` is the input's shape as a picture, rows and columns first, and `classes` are the names of
+    the classes. Either is empty where there is none.
+    """
+
+    image: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, data: Any) -> Seen:
+        """How the examples of a `Dataset` are seen."""
+        one = data.y.ndim == 1 or data.y.shape[1:] == (data.outputs,)
+        return cls(data.image, data.names if data.kind == "classes" and one else ())
+
+    def example(self, example: Example, inputs: list[int]) -> dict[str, Any]:
+        """The picture's pixels from 0 to 1, where in it the `inputs` drawn lie, and the class."""
+        x, block, picture = np.asarray(jax.tree.leaves(example.x)[0]), example.graph.input, None
+        if self.image and x.size == np.prod(self.image) and np.prod(self.image[:2]) <= MOST:
+            pixels = x.reshape(*self.image[:2], -1).astype(np.float64)
+            low, high = pixels.min(), pixels.max()
+            pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
+            places = [(i, np.unravel_index(i, self.image)) for i in inputs]
+            picture = {
+                "pixels": np.round(pixels, 3).tolist(),
+                "inputs": {block.neuron(i): [int(at[0]), int(at[1])] for i, at in places},
+            }
+        return {"picture": picture, "label": self._label(example)}
+
+    def answer(self, example: Example) -> dict[str, Any] | None:
+        """The class that the network gives the most, and how much of 1 it gives it."""
+        from jaxbp.app.run import probabilities
+
+        predicted = np.asarray(jax.tree.leaves(example.graph.predicted)[0], np.float64)
+        sizes = {len(self.classes), 1 if len(self.classes) == 2 else 0} - {0}
+        if predicted.size not in sizes or predicted.size != predicted.shape[-1]:
+            return None
+        shares = probabilities(predicted.reshape(1, -1))[0]
+        best = int(np.argmax(shares))
+        return {"label": self.classes[best], "share": float(shares[best])}
+
+    def _label(self, example: Example) -> str | None:
+        y = np.asarray(jax.tree.leaves(example.y)[0])
+        if not self.classes or y.size not in (1, len(self.classes)):
+            return None
+        number = int(y.reshape(-1)[0]) if y.size == 1 else int(np.argmax(y))
+        return self.classes[number] if 0 <= number < len(self.classes) else None
