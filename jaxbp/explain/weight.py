@@ -46,7 +46,8 @@ def explain_weight(
 
     `x` is one example without a batch axis, `y` its target. `weight` is a name as in the notes
     (`w212`: layer 2, to neuron 1, from neuron 2; `w2_13_4`; `b21`; `x3` for an input), where layers are
-    the parts with parameters, counted in forward order; or a pytree path with an index, from 0 as in
+    the parts with parameters, counted in forward order, and a kernel's window comes last (`w1_4_2_3_1`:
+    to channel 4, from channel 2, in row 3 and column 1); or a pytree path with an index, from 0 as in
     Python (`[1]['w'][0, 3]`, `1.w[0,3]`).
 
     Raises `InputError` where there is no such weight, and where a layer has more local derivatives than

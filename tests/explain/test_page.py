@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxbp import RNN, Chain, Dense, InputError, ReLU, SoftmaxCrossEntropy, SquaredError
+from jaxbp.app.data import Dataset
 from jaxbp.explain import Explainer
 from jaxbp.explain.notes import notes_explainer
 from jaxbp.explain.page import descent, page
@@ -403,21 +404,124 @@ def test_colours_light_and_dark(opened):
     assert one(opened, "#theme").text == "Colours: system"
 
 
-def test_a_phone(opened):
-    opened.set_window_size(390, 844)
-    try:
-        wide = opened.execute_script(
-            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        assert wide[0] <= wide[1]
-        assert one(opened, "#why").rect["y"] > one(opened, "#network").rect["y"]
-        small = opened.execute_script(
-            "return [...document.querySelectorAll('button, select')].map(b => b.getBoundingClientRect())"
-            ".filter(r => r.height > 0 && r.height < 40).length"
-        )
-        assert small == 0
-    finally:
-        opened.set_window_size(1300, 1100)
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIZES = [(390, 844), (1280, 800), (1920, 1080)]
+
+
+def sized(browser, width, height):
+    """A window whose inside has this size."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def own_size(browser):
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("which", ["notes", "digits", "wide"])
+def test_network_formula_and_controls_are_in_view_together(browser, request, own_size, which, size):
+    page_of = {"notes": "written", "digits": "digits", "wide": "large"}[which]
+    file = request.getfixturevalue(page_of)
+    sized(browser, *size)
+    browser.get((file[0] if isinstance(file, tuple) else file).as_uri())
+    place = browser.execute_script(
+        "const all = ['scroll', 'next', 'play', 'loss', 'formula', 'weight', 'name', 'play-paths'];"
+        "const box = (id) => document.getElementById(id).getBoundingClientRect().toJSON();"
+        "return Object.fromEntries(all.map((id) => [id, box(id)]))"
+    )
+    for name, box in place.items():
+        assert 0 <= box["left"] < box["right"] <= size[0], name
+        seen = {"scroll": 150, "formula": 50}.get(name, box["height"])
+        assert 0 <= box["top"] <= size[1] - seen, name
+    assert min(place[name]["height"] for name in ("next", "play", "weight")) >= 40
+    page = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert page[0] <= page[1] == size[0]
+    frame = browser.execute_script(
+        "const s = document.getElementById('scroll');"
+        "return [s.scrollWidth > s.clientWidth + 1 || s.scrollHeight > s.clientHeight + 1,"
+        "!document.getElementById('scrolls').hidden]"
+    )
+    assert frame[0] == frame[1]  # what goes on beyond its frame says so
+    if which == "notes":
+        assert not frame[0]  # the network of the notes fits, and its loss with it
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A network for images of 8 × 8, trained on nothing: `(file, explainer)`."""
+    random = np.random.default_rng(4)
+    net = Chain(Dense(12), ReLU(), Dense(10))
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64)))
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape) / 4, params)
+    x, y = random.uniform(size=(3, 64)), np.array([4, 7, 1])
+    data = Dataset("own", x, y, x, y, 10, classes=NAMES, image=(8, 8, 1))
+    explainer = Explainer(net, params, x[1], y[1], SoftmaxCrossEntropy())
+    file = tmp_path_factory.mktemp("digits") / "page.html"
+    file.write_text(page(explainer, "w1_3_12", frames=descent(explainer, 1, 0.1), data=data), "utf-8")
+    return file, explainer
+
+
+def test_the_example_is_shown(browser, digits):
+    file, explainer = digits
+    browser.get(file.as_uri())
+    logits = explainer.graph.predicted[0]
+    share = float(jax.nn.softmax(logits).max())
+    words = one(browser, "#answer").text
+    assert words.startswith(f"class seven, predicted {NAMES[int(jnp.argmax(logits))]} (")
+    assert float(words.split("(")[1].split()[0]) == pytest.approx(100 * share, rel=5e-3)
+    assert one(browser, "#where").text == "x12: row 2, column 4"
+    mark = one(browser, "#picture .mark.chosen")
+    assert mark.get_attribute("data-input") == "x12"
+    assert [float(mark.get_attribute(k)) for k in "xy"] == [30.5, 10.5]  # pixels are 10 wide
+    ink = one(browser, '#picture .ink[x="30"][y="10"]')
+    pixels = np.asarray(explainer.x)[0]
+    value = (pixels[11] - pixels.min()) / (pixels.max() - pixels.min())
+    assert float(ink.get_attribute("opacity")) == pytest.approx(value, abs=1e-3)
+    other = next(m for m in all_of(browser, "#picture .mark") if m.get_attribute("data-input") != "x12")
+    other.click()
+    assert one(browser, "#gradient-name").text == f"∂L/∂{other.get_attribute('data-input')}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("w1_3_12", None),
+        ("[0]['w'][11, 2]", None),
+        ("0.w[11,2]", None),
+        ("b1_13", "there is no b1_13: in that layer b goes up to b1_12"),
+        ("w1_3_65", "there is no w1_3_65: in that layer w goes up to w1_12_64"),
+        ("[0]['w'][64, 2]", "[0]['w'] has shape [64, 12], so [0]['w'][64, 2] names no entry of it"),
+        ("v111", "there is no v111; the last entries are b1_12, w1_12_64, b2_10, w2_10_12"),
+    ],
+)
+def test_any_weight_by_its_name(browser, digits, asked, words):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(digits[0].as_uri())
+    select(browser, all_of(browser, "#weight option")[3].get_attribute("textContent"))
+    one(browser, "#name").send_keys(asked, Keys.ENTER)
+    if words is None:
+        assert one(browser, "#gradient-name").text == "∂L/∂w1_3_12"
+        assert not one(browser, "#asked").is_displayed()
+    else:
+        assert one(browser, "#asked").text == words
+
+
+def test_a_weight_that_is_not_drawn_still_has_its_gradient(browser, digits):
+    from selenium.webdriver.common.keys import Keys
+
+    file, explainer = digits
+    browser.get(file.as_uri())
+    drawn = {o.get_attribute("textContent") for o in all_of(browser, "#weight option")}
+    name = next(n for n in explainer.names() if n.startswith("w1_") and n not in drawn)
+    one(browser, "#name").send_keys(name, Keys.ENTER)
+    words = one(browser, "#asked").text
+    shown = float(words.split(" = ")[1].split(" at ")[0].replace("−", "-"))
+    assert shown == pytest.approx(explainer.weight(name, 1).gradient, rel=1e-5)
+    assert words.endswith(f"are not drawn; --weight {name} draws them")
 
 
 def test_everything_that_acts_has_a_name(opened):
@@ -458,14 +562,21 @@ def test_printing_gives_pages(opened):
     assert len(made) > 20_000
 
 
-def test_a_large_network_is_summarised(browser, tmp_path):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A network of which only a part is drawn: `(file, explainer)`."""
     net = Chain(Dense(30), ReLU(), Dense(15), ReLU(), Dense(4))
     x, random = np.random.default_rng(0).normal(size=64), np.random.default_rng(1)
     params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64)))
     params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape) / 4, params)
     explainer = Explainer(net, params, x, np.int32(3), SoftmaxCrossEntropy())
-    file = tmp_path / "large.html"
+    file = tmp_path_factory.mktemp("large") / "large.html"
     file.write_text(page(explainer, "w1_5_7", frames=descent(explainer, 2, 0.1)), "utf-8")
+    return file, explainer
+
+
+def test_a_large_network_is_summarised(browser, large):
+    file, explainer = large
     browser.get_log("browser")
     browser.get(file.as_uri())
     e = explainer.weight("w1_5_7", k=3)
@@ -480,12 +591,6 @@ def test_a_large_network_is_summarised(browser, tmp_path):
     assert inputs in (8, 9)
     assert f"+ {64 - inputs} more" in one(browser, "#scroll svg").text
     assert one(browser, "main").get_attribute("class") == "wide"
-    browser.set_window_size(390, 844)
-    try:
-        wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert browser.execute_script(wide) <= 0  # the drawing scrolls, the page does not
-    finally:
-        browser.set_window_size(1300, 1100)
     assert browser.get_log("browser") == []
 
 

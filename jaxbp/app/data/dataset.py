@@ -41,7 +41,7 @@ class Dataset:
     held_out: bool = True  # False: there is no held-out part, and the test part is the training part
     scale: Scale = Scale()
     target_scale: Scale = Scale()
-    image: tuple[int, ...] = ()  # the shape of an input as an image, where it is one
+    image: tuple[int, ...] = ()  # height, width and channels of an input, where it is an image
     pixels: bool = False  # whether inputs are bytes or in [0, 1], and the numbers say which
     given: tuple[int, ...] = ()  # the shape of an input before it became a vector
     columns: tuple[str, ...] = ()
