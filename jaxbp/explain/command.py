@@ -170,7 +170,7 @@ def _load(given: argparse.Namespace) -> Any:
         return from_run(path, given.example, given.length)
     if path.is_dir():
         raise InputError(f"{path}: expected a run folder, with a config.toml in it")
-    return from_config(given.source, given.example, bool(given.html), given.length)
+    return from_config(given.source, given.example, bool(given.html), given.length, _say)
 
 
 def exercises(argv: Sequence[str]) -> int:

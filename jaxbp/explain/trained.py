@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxbp.explain.weight import Explainer
 from jaxbp.layer import InputError
 
 MOMENTS = 20
+LINES = 5  # of progress while it trains
 LENGTH = 8  # tokens of a sequence that are taken where nothing is asked: every token adds its neurons
 
 Loaded = tuple[Explainer, list[Frame] | None, dict[str, Any]]
@@ -29,7 +31,13 @@ def from_run(path: Path, example: int, length: int | None = None) -> Loaded:
     return explainer, None, {"title": f"{path.name}, {what}", "data": task.data}
 
 
-def from_config(source: str, example: int, watch: bool, length: int | None = None) -> Loaded:
+def from_config(
+    source: str,
+    example: int,
+    watch: bool,
+    length: int | None = None,
+    say: Callable[[str], None] = lambda words: None,
+) -> Loaded:
     """A config: the network is trained now; for the page (`watch`), up to 20 epochs are kept.
 
     The slider begins at the trained network's first epoch and ends with its last.
@@ -52,8 +60,13 @@ def from_config(source: str, example: int, watch: bool, length: int | None = Non
     kept = [Frame("start", state.params)]
 
     def keep(state: Any, record: dict[str, Any]) -> None:
-        kept.append(Frame(f"epoch {state.epoch}", state.params))
+        if watch:
+            kept.append(Frame(f"epoch {state.epoch}", state.params))
+        every, epochs = max(1, config.train.epochs // LINES), config.train.epochs
+        if state.epoch % every == 0 or state.epoch == epochs:
+            say(f"epoch {state.epoch} of {epochs}, loss {record['loss']:.4g}")
 
+    say(f"training {Path(found).stem} …")
     outcome = train(config, task, state, tx, on_epoch=keep)
     rate = float(getattr(config.optimizer, "learning_rate", 1.0))
     explainer, what = _explainer(task, outcome.state.params, example, length, rate)

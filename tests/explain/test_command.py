@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -173,3 +174,14 @@ def test_a_config_is_trained_and_its_run_is_explained(tmp_path, capsys, monkeypa
     assert "moment" not in out
     assert main(["explain", str(run), "--example", "7"]) == 2
     assert "--example: expected 0 … 0" in capsys.readouterr().err
+
+
+def test_a_config_says_how_far_its_training_is(tmp_path, capsys):
+    text = Path("configs/notes_network.toml").read_text("utf-8")
+    config = tmp_path / "short.toml"
+    config.write_text(re.sub(r"(?m)^epochs = \d+", "epochs = 3", text), "utf-8")
+    assert main(["explain", str(config), "--weight", "w131"]) == 0
+    out, said = capsys.readouterr()
+    assert "training short …" in said
+    assert re.search(r"^epoch 3 of 3, loss \d", said, re.M)
+    assert "epoch" not in out
