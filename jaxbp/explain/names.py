@@ -40,13 +40,13 @@ def tokens(path: str) -> tuple[str, ...]:
 
 
 def notes_name(letter: str, layer: int | None, index: tuple[int, ...]) -> str:
-    """`w212` for `(to, from) = (1, 2)` in layer 2; `w2_13_4` where an index has two digits.
+    """`w212` for `(to, from) = (1, 2)` in layer 2; `w2_13_4` where a number has two digits.
 
     A kernel's entries say after that where in its window they are: `w1_4_2_3_1` leads to channel 4 from
     channel 2, in row 3 and column 1.
     """
     numbers = [str(k) for k in ((layer, *index) if layer is not None else index)]
-    short = len(numbers) == 1 or all(len(n) == 1 for n in numbers)
+    short = len(numbers) == 1 or (len(numbers) <= 3 and all(len(n) == 1 for n in numbers))
     bare = letter[-1].isalpha() and "_" not in letter
     return letter + ("" if bare else "_") + ("" if short else "_").join(numbers)
 

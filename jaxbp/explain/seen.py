@@ -15,32 +15,35 @@ MOST = 128 * 128  # pixels that are drawn
 
 @dataclass(frozen=True)
 class Seen:
-    """`image` is the input's shape as a picture, rows and columns first, and `classes` are the names of
-    the classes. Either is empty where there is none.
+    """`image` is the input's shape as a picture, rows and columns first; `classes` and `columns` are the
+    names of classes and inputs. Each is empty where there is none.
     """
 
     image: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Any) -> Seen:
         """How the examples of a `Dataset` are seen."""
         one = data.y.ndim == 1 or data.y.shape[1:] == (data.outputs,)
-        return cls(data.image, data.names if data.kind == "classes" and one else ())
+        classes = data.names if data.kind == "classes" and one else ()
+        return cls(data.image, classes, data.columns)
 
     def example(self, example: Example, inputs: list[int]) -> dict[str, Any]:
-        """The picture's pixels from 0 to 1, where in it the `inputs` drawn lie, and the class."""
+        """The picture's pixels from 0 to 1, the class, and where or what the `inputs` drawn are."""
         x, block, picture = np.asarray(jax.tree.leaves(example.x)[0]), example.graph.input, None
         if self.image and x.size == np.prod(self.image) and np.prod(self.image[:2]) <= MOST:
             pixels = x.reshape(*self.image[:2], -1).astype(np.float64)
             low, high = pixels.min(), pixels.max()
             pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
-            places = [(i, np.unravel_index(i, self.image)) for i in inputs]
-            picture = {
-                "pixels": np.round(pixels, 3).tolist(),
-                "inputs": {block.neuron(i): [int(at[0]), int(at[1])] for i, at in places},
-            }
-        return {"picture": picture, "label": self._label(example)}
+            picture = {"pixels": np.round(pixels, 3).tolist(), "inputs": {}}
+            for i in inputs:
+                row, column = np.unravel_index(i, self.image)[:2]
+                picture["inputs"][block.neuron(i)] = [int(row), int(column)]
+        columns = self.columns if not picture and len(self.columns) == x.size else ()
+        called = {block.neuron(i): columns[i] for i in inputs} if columns else {}
+        return {"picture": picture, "label": self._label(example), "columns": called}
 
     def answer(self, example: Example) -> dict[str, Any] | None:
         """The class that the network gives the most, and how much of 1 it gives it."""

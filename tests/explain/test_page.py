@@ -485,6 +485,20 @@ def test_the_example_is_shown(browser, digits):
     assert one(browser, "#gradient-name").text == f"∂L/∂{other.get_attribute('data-input')}"
 
 
+def test_columns_have_their_names(browser, tmp_path):
+    random, net = np.random.default_rng(2), Chain(Dense(2))
+    x = random.normal(size=(1, 3))
+    data = Dataset("own", x, x[:, :2], x, x[:, :2], 2, kind="values", columns=("age", "height", "weight"))
+    params = ({"w": random.normal(size=(3, 2)), "b": random.normal(size=2)},)
+    explainer = Explainer(net, params, x[0], x[0, :2], SquaredError())
+    (tmp_path / "page.html").write_text(page(explainer, "w123", frames=descent(explainer, 1), data=data))
+    browser.get((tmp_path / "page.html").as_uri())
+    assert one(browser, "#where").text == "x3: weight"
+    assert not one(browser, "#picture").text
+    neuron = one(browser, '.neuron[data-name="x2"]')
+    assert neuron.get_attribute("aria-label").startswith("height, x2 = ")
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -10,7 +10,7 @@ function nameOf(array, place) {
   const inside = [...array.slices, ...place].join(", ");
   if (array.key === null || !place.length) return inside ? `${array.path}[${inside}]` : array.path;
   const numbers = [array.number, ...counted(place)].map(String);
-  const between = numbers.every((n) => n.length === 1) ? "" : "_";
+  const between = numbers.length <= 3 && numbers.every((n) => n.length === 1) ? "" : "_";
   return array.key + (/[^\W\d_]$/u.test(array.key) && !array.key.includes("_") ? "" : "_") + numbers.join(between);
 }
 /** `[array, place]` of what was asked for, or words about why there is none. */

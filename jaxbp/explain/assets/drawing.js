@@ -97,7 +97,8 @@ function edgeText(bundle, edge, b, e) {
   return [...lines, `from ${by} to ${of}`].join("\n");
 }
 function neuronText(c, i) {
-  const lines = [`${neuron(c, i)} = ${num(value(c, i))}`];
+  const column = c === 0 ? data.example.columns[neuron(c, i)] : undefined;
+  const lines = [...(column ? [column] : []), `${neuron(c, i)} = ${num(value(c, i))}`];
   if (data.columns[c].kind !== "loss") lines.push(`${deltaName(c, i)} = ${num(error(c, i))}`);
   const bias = biasOf.get(`${c},${i}`);
   if (bias !== undefined) lines.push(`${data.targets[bias].name} = ${num(frame().weights[bias])}`);

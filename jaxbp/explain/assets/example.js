@@ -40,9 +40,10 @@ function showExample() {
   if (answer) words.push(`predicted ${answer.label} (${num(100 * answer.share, 3)} %)`);
   $("answer").textContent = words.join(", ");
   $("answer").classList.toggle("wrong", Boolean(answer) && label !== null && answer.label !== label);
-  $("example").hidden = !picture && !words.length;
   const place = picture && met ? picture.inputs[met] : null;
-  $("where").textContent = place ? `${met}: row ${place[0] + 1}, column ${place[1] + 1}` : "";
+  $("where").textContent = place ? `${met}: row ${place[0] + 1}, column ${place[1] + 1}`
+    : met && data.example.columns[met] ? `${met}: ${data.example.columns[met]}` : "";
+  $("example").hidden = !picture && !words.length && !$("where").textContent;
   for (const mark of document.querySelectorAll("#picture .mark")) {
     mark.classList.toggle("chosen", mark.dataset.input === met);
     if (mark.classList.contains("button")) mark.setAttribute("aria-pressed", String(mark.dataset.input === met));
