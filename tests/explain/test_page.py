@@ -449,6 +449,27 @@ def test_network_formula_and_controls_are_in_view_together(browser, request, own
         assert not frame[0]  # the network of the notes fits, and its loss with it
 
 
+@pytest.mark.parametrize("which", ["written", "digits", "large"])
+def test_labels_do_not_collide(browser, request, which):
+    """No two texts of a drawing overlap, in its own units."""
+    file = request.getfixturevalue(which)
+    browser.get((file[0] if isinstance(file, tuple) else file).as_uri())
+    texts, hits = browser.execute_script("""
+    const texts = [...document.querySelectorAll('#scroll svg text')].filter((e) => e.textContent);
+    const boxes = texts.map((e) => {
+      const { x, y, width, height } = e.getBBox(), { a, d, e: right, f: down } = e.getCTM();
+      return { text: e.textContent, x: x + right / a, y: y + down / d, width, height };
+    });
+    const beside = (p, q) => p.x + p.width <= q.x || q.x + q.width <= p.x;
+    const apart = (p, q) => beside(p, q) || p.y + p.height <= q.y || q.y + q.height <= p.y;
+    const pairs = boxes.flatMap((p, i) => boxes.slice(i + 1).map((q) => [p, q]));
+    const hits = pairs.filter(([p, q]) => !apart(p, q)).map(([p, q]) => [p.text, q.text]);
+    return [boxes.length, hits];
+    """)
+    assert texts > 50
+    assert hits == []
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A network for images of 8 × 8, trained on nothing: `(file, explainer)`."""
