@@ -19,11 +19,11 @@ function draw() {
   const width = xs[xs.length - 1] + Math.max(56, 8 + 3.6 * brief(data.columns.at(-1)).length);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "The network" });
   root.style.width = "100%";
+  root.style.maxWidth = `${1.2 * width}px`;
   root.style.setProperty("--least", `${Math.min(width, 620)}px`);
   if (width > WIDE) {  // many columns: over the whole page, and scrolled rather than shrunk
     document.querySelector("main").classList.add("wide");
     root.style.setProperty("--least", `${0.9 * width}px`);
-    root.style.maxWidth = `${1.2 * width}px`;
   }
   data.bundles.forEach((bundle, b) => {
     drawn.edges[b] = bundle.edges.map((edge, e) => {
