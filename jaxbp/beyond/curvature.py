@@ -16,6 +16,7 @@ predictions are linear in the weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod, sqrt
 from typing import Any
 
@@ -33,7 +34,7 @@ from jaxbp.beyond.book import (
     walk_back,
 )
 from jaxbp.beyond.outer import Factors, in_pieces, means, outer_products_of
-from jaxbp.beyond.squares import by_group, rows_of, summed_by_id
+from jaxbp.beyond.squares import by_group, products_of_rows, rows_of, summed_by_id
 from jaxbp.layer import Eval, InputError, Layer, Mode, Part, PyTree, add_errors, rebuild, require_whole
 from jaxbp.losses import Loss
 from jaxbp.losses.base import share
@@ -48,7 +49,8 @@ def ggn_diagonal(net: Layer, loss: Loss, samples: int | None = None) -> Callable
 
         diag G = Σ_n Σ_c g_nc²
 
-    Exact, with one walk for every number that an example predicts (of a sequence: positions × classes),
+    Exact, with one walk for every number that an example predicts (of a sequence: positions × classes;
+    under a softmax one class less, for a shift of all logits changes nothing),
     or with `samples` walks from random signs of `key`: without bias, and with a variance that falls as
     `1/samples`. Squares are taken in float32 at least, and are 0 for what is not trainable. Of a layer
     that sees one row an example, `Σ_n x_ni² δ_no²` is one product; elsewhere a layer's gradients of
@@ -155,7 +157,7 @@ def over_columns(
         require_own_losses(loss)
         weight = share(getattr(loss, "reduction", "sum"), prediction.shape[:-1])
         return one(loss.backward(kept) / sqrt(weight))
-    column, count = _columns(prediction, samples, key)
+    column, count = _columns(prediction, samples, key, loss.root_kernel(kept))
 
     def step(sums: PyTree, i: Array) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, sums, one(loss.hessian_root(kept, column(i)))), None
@@ -168,16 +170,31 @@ def over_columns(
     return jax.lax.scan(step, zeros, turns)[0]
 
 
-def _columns(prediction: Array, samples: int | None, key: Any) -> tuple[Callable[[Array], Array], int]:
-    """`v` of `S v` by its number, and how many there are: a unit vector an entry, or random signs."""
+def _columns(
+    prediction: Array, samples: int | None, key: Any, kernel: Array | None
+) -> tuple[Callable[[Array], Array], int]:
+    """`v` of `S v` by its number, and how many there are: a basis of what an entry is, or random signs.
+
+    The basis is of unit vectors. Where `S u = 0` (`Loss.root_kernel`), it is turned so that `-u` takes
+    the place of the last of each row, `e_L`, which then makes nothing and is left out:
+
+        v_c = e_c - u_c (u + e_L) / (1 + u_L)        a mirror image, so orthonormal (Householder)
+    """
     shape, dtype = prediction.shape, wide(prediction.dtype)
     if samples is None:
         size = prod(shape[1:])
+        if kernel is None or shape[-1] == 1:
+            return partial(_unit, shape=shape, dtype=dtype), size
+        u, kept = kernel.astype(dtype), shape[-1] - 1
+        mirror = u.at[..., -1].add(1)
+        rows = size // shape[-1]
 
-        def unit(i: Array) -> Array:
-            return jnp.broadcast_to(jnp.zeros(size, dtype).at[i].set(1).reshape(1, *shape[1:]), shape)
+        def turned(i: Array) -> Array:
+            unit = _unit(i // kept * shape[-1] + i % kept, shape, dtype)
+            own = jnp.sum(unit * u, axis=-1, keepdims=True)  # u_c in its row, 0 in all others
+            return unit - own * mirror / mirror[..., -1:]
 
-        return unit, size
+        return turned, rows * kept
     if key is None:
         raise InputError("random signs need a key: fn(params, x, y, key=jax.random.key(0))")
 
@@ -185,6 +202,12 @@ def _columns(prediction: Array, samples: int | None, key: Any) -> tuple[Callable
         return jax.random.rademacher(jax.random.fold_in(key, i), shape, dtype) / sqrt(samples)
 
     return signs, samples
+
+
+def _unit(i: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """A 1 at entry `i` of every example's prediction."""
+    one = jnp.zeros(prod(shape[1:]), dtype).at[i].set(1)
+    return jnp.broadcast_to(one.reshape(1, *shape[1:]), shape)
 
 
 def squares_of(part: Part, parts: list[Part]) -> PyTree:
@@ -226,7 +249,8 @@ def _product_squares(
     x = rows_of(seen).astype(d.dtype)
     if x.shape[1] == 1:
         return jnp.square(x[:, 0]).T @ jnp.square(d[:, 0])
-    return jnp.sum(jnp.square(jnp.einsum("nti,nto->nio", x, d)), axis=0)
+    squares = jnp.sum(jnp.square(products_of_rows(x, d)), axis=0)
+    return squares.T if d.shape[2] < x.shape[2] else squares
 
 
 def _row_squares(ids: Array, error: Array, size: int) -> Array:

@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxbp.beyond.squares import by_group
+from jaxbp.beyond.squares import by_group, cut, pieces_of
 from jaxbp.layer import Layer, PyTree
 from jaxbp.precision import wide
 
 Measure = Callable[[Layer, PyTree, PyTree, PyTree], PyTree]
-PIECE = 2**21
-"""bytes of what rows see that are written out at a time: about what a core's cache holds"""
 
 
 @jax.tree_util.register_dataclass
@@ -48,31 +46,25 @@ def outer_products_of(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree
 
 
 def in_pieces(measure: Measure) -> Measure:
-    """`measure`, a sum over examples, of some of them at a time where that takes less memory.
+    """`measure`, a sum over examples, of some of them at a time where `pieces_of` says so.
 
-    What the rows of a convolution see is written out, as many times what it saved as there are taps: of
-    all examples it would be the largest array of all, and cost more in fresh memory than its products
-    take. So it is made of as many examples at a time as fill `PIECE` bytes. (Of one column. What rows see
-    is the same for every column, and what is the same in every turn of a loop, XLA makes once, if it is
-    no loop itself.)
+    Of one column. What rows see is the same for every column, and what is the same in every turn of a
+    loop, XLA makes once, if it is no loop itself.
     """
 
     def fn(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> PyTree:
-        products = jax.eval_shape(layer.products, params, saved, delta)
-        seen = _bytes([pair[0] for pair in products.values()])
-        if seen <= max(PIECE, _bytes((saved, delta))):
+        pieces = pieces_of(layer, params, saved, delta)
+        if pieces == 1:
             return measure(layer, params, saved, delta)
-        n = len(jax.tree.leaves(delta)[0])
-        pieces = next(k for k in range(1, n + 1) if k == n or (n % k == 0 and seen <= k * PIECE))
-        cut = jax.tree.map(lambda a: a.reshape(pieces, n // pieces, *a.shape[1:]), (saved, delta))
+        parts = cut((saved, delta), pieces)
 
         def add(sums: PyTree, own: tuple[PyTree, PyTree]) -> tuple[PyTree, None]:
             return jax.tree.map(jnp.add, sums, measure(layer, params, *own)), None
 
-        first = jax.tree.map(lambda a: a[0], cut)
+        first = jax.tree.map(lambda a: a[0], parts)
         shapes = jax.eval_shape(lambda own: measure(layer, params, *own), first)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        return jax.lax.scan(add, zeros, cut)[0]
+        return jax.lax.scan(add, zeros, parts)[0]
 
     return fn
 
@@ -104,7 +96,3 @@ def row_products(ids: Array, error: Array, size: int) -> tuple[Array, Array, Arr
 def means(left: Array, right: Array, rows: Array) -> Factors:
     """`A`, the mean over rows, and `B`, the sum over them."""
     return Factors(left / rows.reshape(*rows.shape, *(1,) * (left.ndim - rows.ndim)), right)
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))

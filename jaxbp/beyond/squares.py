@@ -8,6 +8,7 @@ entries seen, `o` entries of the error. The gradient of a matrix is `g_n = Σ_t 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -15,24 +16,57 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxbp.layer import Part, PyTree
+from jaxbp.layer import Layer, Part, PyTree
 from jaxbp.precision import wide
+
+PIECE = 2**21
+"""bytes of what rows see that are written out at a time: about what a core's cache holds"""
 
 
 def square_norms(part: Part) -> Float[Array, "n"]:
     """`‖g_n‖²` of one layer, over what is trainable in it.
 
-    From what the layer says of its gradient: `products`, `rows`, or (for norms, scales and the like,
-    whose gradients are small) `gradient_of_each`. That is also the way for a kernel where pairs of
-    rows do not pay: a convolution makes its gradient with less memory than from patches.
+    From what the layer says of its gradient: `products`, `rows`, or (for scales and the like, whose
+    gradients are small) `gradient_of_each`. Some examples at a time where what its rows see is large.
     """
-    layer, params, saved, delta = part.layer, part.params, part.saved, part.gathered
-    products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
-    products = {k: pair for k, pair in products.items() if params[k].ndim < 3 or by_pairs(*pair)}
-    parts = [product_square_norms(*product) for product in products.values()]
-    parts += [row_square_norms(ids, error) for ids, error in tables.values()]
-    parts += [_squares(g) for g in jax.tree.leaves(others(part, {*products, *tables}))]
-    return added(parts)
+
+    def measure(saved: PyTree, delta: PyTree) -> Float[Array, "n"]:
+        layer, params = part.layer, part.params
+        products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
+        parts = [product_square_norms(*product) for product in products.values()]
+        parts += [row_square_norms(ids, error) for ids, error in tables.values()]
+        own = replace(part, saved=saved, gathered=delta)
+        parts += [_squares(g) for g in jax.tree.leaves(others(own, {*products, *tables}))]
+        return added(parts)
+
+    pieces = pieces_of(part.layer, part.params, part.saved, part.gathered)
+    if pieces == 1:
+        return measure(part.saved, part.gathered)
+    return jax.lax.map(lambda own: measure(*own), cut((part.saved, part.gathered), pieces)).reshape(-1)
+
+
+def pieces_of(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> int:
+    """Into how many pieces the examples are cut for what a layer's rows see: 1 where it is not large.
+
+    What the rows of a convolution see is written out, as many times what it saved as there are taps: of
+    all examples it would be the largest array of all, and cost more in fresh memory than its products
+    take. So it is made of as many examples at a time as fill `PIECE` bytes.
+    """
+    products = jax.eval_shape(layer.products, params, saved, delta)
+    seen = _bytes([pair[0] for pair in products.values()])
+    if seen <= max(PIECE, _bytes((saved, delta))):
+        return 1
+    n = len(jax.tree.leaves(delta)[0])
+    return next(k for k in range(1, n + 1) if k == n or (n % k == 0 and seen <= k * PIECE))
+
+
+def cut(tree: PyTree, pieces: int) -> PyTree:
+    """`[n, …] -> [pieces, n / pieces, …]`, of every array."""
+    return jax.tree.map(lambda a: a.reshape(pieces, len(a) // pieces, *a.shape[1:]), tree)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def added(numbers: list[Array]) -> Array:
@@ -108,7 +142,16 @@ def product_square_norms(
         near = jnp.einsum("nti,nsi->nts", x, x, preferred_element_type=dtype)
         far = jnp.einsum("nto,nso->nts", d, d, preferred_element_type=dtype)
         return jnp.sum(near * far, axis=(1, 2))
-    return _squares(jnp.einsum("nti,nto->nio", x, d, preferred_element_type=dtype))
+    return _squares(products_of_rows(x, d))
+
+
+def products_of_rows(x: Float[Array, "n t i"], d: Float[Array, "n t o"]) -> Float[Array, "n short long"]:
+    """`Σ_t x_nt δ_ntᵀ`, in the wide dtype, or its transpose if `o < i`: the shorter axis first.
+
+    XLA's products favour it: on a CPU, 128 examples with `t, i, o` of 784, 25, 6 take 1.3 ms, not 3.7.
+    """
+    a, b = (d, x) if d.shape[2] < x.shape[2] else (x, d)
+    return jnp.einsum("nta,ntb->nab", a, b, preferred_element_type=wide(x.dtype))
 
 
 def by_group(fn: Callable[..., Any], seen: Array, error: Array, groups: int) -> Any:

@@ -36,6 +36,13 @@ class Loss(ABC):
         """
         raise InputError(f"{self}: no root of its Hessian is written")
 
+    def root_kernel(self, saved: PyTree) -> Array | None:
+        """`u ≥ 0` with `S u = 0`, if there is one; shaped like the prediction, rows of length 1.
+
+        Then one column less of a turned `S` gives all of `H` (`jaxbp.beyond`).
+        """
+        return None
+
     def hessian(self, saved: PyTree, v: Array) -> Array:
         """`H v`, shaped as in `hessian_root`."""
         raise InputError(f"{self}: no Hessian is written")

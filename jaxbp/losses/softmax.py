@@ -116,6 +116,10 @@ class SoftmaxCrossEntropy(Loss):
         root = jnp.sqrt(p)
         return jnp.sqrt(weight) * (root * v - p * jnp.sum(root * v, axis=-1, keepdims=True))
 
+    def root_kernel(self, saved: PyTree) -> Array:
+        """`√p`: `S √p = p - p Σ_c p_c = 0`. A shift of all logits changes nothing."""
+        return jnp.sqrt(self._probabilities(saved, saved[1].weight.dtype)[0])
+
     def hessian(self, saved: PyTree, v: Float[Array, "*batch classes"]) -> Array:
         """`∂ŷ_i/∂a_k = ŷ_i ([i = k] - ŷ_k)`, so that `H v = p ∘ v - p ⟨p, v⟩`, weighted as above."""
         p, weight = self._probabilities(saved, v.dtype)

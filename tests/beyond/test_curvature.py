@@ -26,7 +26,7 @@ from jaxbp import (
     Train,
     beyond,
 )
-from jaxbp.beyond import outer
+from jaxbp.beyond import squares
 from tests.beyond.test_book import CE, NETS, N, close, ids, problem
 from tests.proof import like, normal
 
@@ -92,6 +92,11 @@ def test_hessian_and_its_root_are_those_of_the_value(loss, kind) -> None:
     ))  # fmt: skip
     close(hessian, dense, 1e-12)
     close(root @ root.T, dense, 1e-12)
+    u = loss.root_kernel(saved)
+    assert (u is None) == (not isinstance(loss, SoftmaxCrossEntropy))
+    if u is not None:
+        close(loss.hessian_root(saved, u), np.zeros(shape), 1e-12)
+        close(jnp.square(u).sum(-1), np.ones(shape[:-1]), 1e-12)
 
 
 def test_a_sure_prediction_has_no_curvature_and_no_nan() -> None:
@@ -306,16 +311,19 @@ def test_which_networks_are_tried() -> None:
     assert set(DIAGONAL) | {"stacks"} == set(NETS)
 
 
-def test_factors_in_pieces_are_those_of_all_examples_at_once(monkeypatch) -> None:
+def test_factors_and_norms_in_pieces_are_those_of_all_examples_at_once(monkeypatch) -> None:
     """Of a convolution whose rows see more than it saved; 6 examples, in pieces of 2."""
     net, loss = Chain(Conv(3, 3), Tanh(), GlobalAvgPool()), SoftmaxCrossEntropy()
     x, y = normal(0, (6, 5, 4, 2), "float64"), ids(1, (6,), 3)
     params = like(2, net.init(jax.random.key(0), x))
     whole = beyond.kronecker_factors(net, loss)(params, x, y, key=KEY)
-    monkeypatch.setattr(outer, "PIECE", 2 * 5 * 4 * 18 * 8)
+    norms = beyond.record(net, loss)(params, x, y).norms()
+    monkeypatch.setattr(squares, "PIECE", 2 * 5 * 4 * 18 * 8)
     program = jax.make_jaxpr(beyond.kronecker_factors(net, loss))(params, x, y, key=KEY)
     assert "length=3" in str(program)
     found = beyond.kronecker_factors(net, loss)(params, x, y, key=KEY)
+    assert "length=3" in str(jax.make_jaxpr(beyond.record(net, loss)(params, x, y).norms)())
+    close(beyond.record(net, loss)(params, x, y).norms(), norms)
     assert found.keys() == whole.keys()
     for got, expected in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
         close(got, expected)
