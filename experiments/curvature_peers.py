@@ -208,6 +208,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--batch", type=int, default=128)
     args = parser.parse_args()
+    if args.batch < 1:
+        parser.error(f"--batch: expected at least 1 image, got {args.batch}")
     with jax.enable_x64(True):
         errors = apart(runs_of(16, jnp.float64, print))
     for name, ratio in sorted(in_turns(runs_of(args.batch, jnp.float32, lambda _: None)).items()):
