@@ -33,7 +33,7 @@ def square_norms(part: Part) -> Float[Array, "n"]:
     def measure(saved: PyTree, delta: PyTree) -> Float[Array, "n"]:
         layer, params = part.layer, part.params
         products, tables = layer.products(params, saved, delta), layer.rows(params, saved, delta)
-        parts = [product_square_norms(*product) for product in products.values()]
+        parts = [product_square_norms(*product) for product in side_by_side(products)]
         parts += [row_square_norms(ids, error) for ids, error in tables.values()]
         own = replace(part, saved=saved, gathered=delta)
         parts += [_squares(g) for g in jax.tree.leaves(others(own, {*products, *tables}))]
@@ -43,6 +43,23 @@ def square_norms(part: Part) -> Float[Array, "n"]:
     if pieces == 1:
         return measure(part.saved, part.gathered)
     return jax.lax.map(lambda own: measure(*own), cut((part.saved, part.gathered), pieces)).reshape(-1)
+
+
+def side_by_side(products: dict[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Products of one error as a single one, of all that it met: the parts of a matrix by rows.
+
+    So a recurrence's pairs of errors serve its input and its state: `t (i_x + i_h + o)` products.
+    """
+    found: list[tuple[Any, ...]] = []
+    together: dict[tuple[int, Any], list[Any]] = {}
+    for seen, error, *groups in products.values():
+        if seen is None or groups:
+            found.append((seen, error, *groups))
+        else:
+            together.setdefault((id(error), seen.dtype), [error]).append(seen)
+    for error, *parts in together.values():
+        found.append((parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1), error))
+    return found
 
 
 def pieces_of(layer: Layer, params: PyTree, saved: PyTree, delta: PyTree) -> int:

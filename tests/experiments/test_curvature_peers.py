@@ -46,7 +46,7 @@ def test_a_batch_is_a_positive_number(monkeypatch, capsys, batch: str) -> None:
 
 
 def test_factors_are_compared_entry_by_entry() -> None:
-    """Theirs have a last row and column for the bias, which is left out; one entry is off by a hundredth."""
+    """Theirs have a last row and column for the bias, left out; then one entry is off by a hundredth."""
     left, right = np.diag([1.0, 4.0]), np.diag([2.0, 3.0, 5.0])
     theirs = np.pad(left, ((0, 1), (0, 1)), constant_values=9.0)
     runs = {
