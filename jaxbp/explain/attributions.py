@@ -75,6 +75,3 @@ def _figure(colours: np.ndarray, name: str, says: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
-
-
-__all__ = ["section"]

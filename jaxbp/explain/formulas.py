@@ -153,12 +153,8 @@ class Formulas:
         taken, made = x[0].shape[-1], y[0].shape[-1]
         for leaf, (path, array) in enumerate(jax.tree_util.tree_leaves_with_path(part.params)):
             shape = np.shape(array)
-            if (
-                len(shape) < 2
-                or shape[-1] != made
-                or taken % shape[-2]
-                or (len(shape) == 2) * (shape[-2] != taken)
-            ):
+            matrix, window = len(shape) == 2 and shape[0] == taken, len(shape) > 2
+            if not (matrix or window) or shape[-1] != made or taken % shape[-2]:
                 continue
             inside = (at % taken % shape[-2], out % made)
             entries = [np.asarray(jax.tree.leaves(p)[leaf])[(..., *inside)] for p in params]
