@@ -1,10 +1,14 @@
 """How good is the gradient checker: planted faults found and named, right gradients left in peace.
 
-    python experiments/checker_gallery.py [--only NAME …] [--float32] [--json FILE] [--cases FOLDER]
+    python experiments/checker_gallery.py [--only NAME …] [--float32] [--numpy] [--json FILE]
+        [--cases FOLDER]
 
 Runs `jaxbp.check_gradients` over the gallery, and beside it `jax.test_util.check_grads`,
 `chex.assert_numerical_grads` and, where installed, `torch.autograd.gradcheck`, all with their defaults.
 The others say only that a gradient is wrong, so there is no column of causes for them.
+
+`--numpy` runs the faults whose rules can be written in NumPy, so: nothing of them is traced. What each
+fault is called is printed, and what of the checker found that.
 
 `--cases` checks the files of a folder instead, by this checker alone: each a module with `f`, `args()`
 and the rules `right` and `wrong` (`FORM = "pair"` for one to be run as `(forward, backward)`). Whether a
@@ -19,6 +23,7 @@ import json
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,9 @@ import numpy as np
 
 import jaxbp
 from experiments.gallery import exhibits
+from experiments.gallery.common import Exhibit
 from experiments.gallery.correct import cases
+from experiments.gallery.in_numpy import in_numpy
 
 Tester = Callable[[Callable[..., Any], tuple[Any, ...], Callable[..., Any]], None]
 
@@ -114,6 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every result to a file")
     parser.add_argument("--float32", action="store_true", help="with float64 off, as JAX is by default")
     parser.add_argument("--cases", type=Path, help="a folder of files with f, args, right and wrong")
+    parser.add_argument(
+        "--numpy", action="store_true", help="the faults that can be written in NumPy, so"
+    )
     parser.add_argument("--without-others", action="store_true", help="jaxbp's checker alone")
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")
@@ -121,7 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.cases:
         return _cases(sorted(options.cases.glob("*.py")), options.only)
     others = {} if options.without_others else testers()
-    rows = [*_faults(options.only, others), *_right(options.only, others)]
+    if options.numpy:
+        rows = list(_faults(options.only, {}, [in_numpy(exhibit) for exhibit in exhibits()]))
+    else:
+        rows = [*_faults(options.only, others), *_right(options.only, others)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return _summary(rows, list(others))
@@ -144,38 +157,50 @@ def _cases(files: list[Path], only: list[str] | None) -> int:
             pair = getattr(case, "FORM", "gradient") == "pair"
             target = (lambda *a, f=case.f: (f(*a), a), lambda saved, dy, r=rule: r(*saved, dy))
             options = {} if pair else {"gradient": rule}
-            report = jaxbp.check_gradients(target if pair else case.f, *case.args(), **options)
+            report = jaxbp.check_gradients(target if pair else case.f, *_wide(case.args()), **options)
             taken.append(time.process_time() - start)
             bad = report.ok != (which == "right")
             failed += bad
             print(f"{'BAD' if bad else 'ok':<4} {file.stem:<34} {which:<6} {taken[-1]:6.1f} CPU s")
             for found in report.findings:
-                print(f"       {found.cause} {found.path}: {found.detail}", flush=True)
+                by = f" [{found.by}]" if found.by else ""
+                print(f"       {found.cause} {found.path}: {found.detail}{by}", flush=True)
     for which, taken in seconds.items():
         if taken:
             middle = sorted(taken)[len(taken) // 2]
             print(f"{which}: median {middle:.1f}, largest {max(taken):.1f} CPU s")
-    files_of = [p.read_text().count("\n") for p in Path(jaxbp.__file__).parent.glob("check/**/*.py")]
-    print(f"the checker: {sum(files_of)} lines in {len(files_of)} files; {failed} verdicts are not right")
+    print(f"{_size()}; {failed} verdicts are not right")
     return int(failed > 0)
 
 
-def _faults(only: list[str] | None, others: dict[str, Tester]) -> Any:
-    for exhibit in exhibits():
+def _size() -> str:
+    files = [p.read_text().count("\n") for p in Path(jaxbp.__file__).parent.glob("check/**/*.py")]
+    return f"the checker: {sum(files)} lines in {len(files)} files"
+
+
+def _wide(args: Any) -> Any:
+    """In float64, where that is on: arrays that a case captures are, too."""
+    wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.tree.map(lambda v: v.astype(float) if wide and v.dtype.kind == "f" else v, args)
+
+
+def _faults(only: list[str] | None, others: dict[str, Tester], some: list[Exhibit] | None = None) -> Any:
+    for exhibit in exhibits() if some is None else some:
         if only and exhibit.name not in only:
             continue
         jax.clear_caches()
         for label, (hand, causes) in exhibit.faults.items():
-            start = time.perf_counter()
+            start = time.process_time()
             report = jaxbp.check_gradients(exhibit.fn, *exhibit.args, gradient=hand)
             row = {
                 "kind": "fault", "name": f"{exhibit.name}: {label}",
                 "alarm": not report.ok, "cause": report.cause,
-                "named": report.cause in causes, "seconds": time.perf_counter() - start,
+                "named": report.cause in causes, "seconds": time.process_time() - start,
+                "by": report.findings[0].by if report.findings else "",
                 "others": {n: complains(t, exhibit.fn, exhibit.args, hand) for n, t in others.items()},
             }  # fmt: skip
             mark = "named" if row["named"] else "found" if row["alarm"] else "MISSED"
-            print(f"{mark:<7} {row['name']:<58} {report.cause}", flush=True)
+            print(f"{mark:<7} {row['name']:<58} {report.cause or '':<16} {row['by']}", flush=True)
             yield row
 
 
@@ -183,12 +208,12 @@ def _right(only: list[str] | None, others: dict[str, Tester]) -> Any:
     for name, (fn, args, hand) in cases().items():
         if only and not name.startswith(tuple(only)):
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         report = jaxbp.check_gradients(fn, *args, gradient=hand)
         print(f"{'quiet' if report.ok else 'ALARM':<7} {name:<58} {report.verdict}", flush=True)
         yield {
             "kind": "right", "name": name, "alarm": not report.ok, "cause": report.cause, "named": False,
-            "seconds": time.perf_counter() - start,
+            "seconds": time.process_time() - start,
             "others": {n: complains(t, fn, args, hand) for n, t in others.items()},
         }  # fmt: skip
 
@@ -205,7 +230,10 @@ def _summary(rows: list[dict[str, Any]], others: list[str]) -> int:
         a, b = (sum(r["others"][name] for r in group) for group in (faults, right))
         print(f"{name:<30} {_share(a, len(faults)):<16} {'-':<16} {_share(b, len(right))}")
     seconds = sorted(r["seconds"] for r in rows) or [0.0]
-    print(f"\nseconds a check: median {seconds[len(seconds) // 2]:.1f}, largest {seconds[-1]:.1f}")
+    print(f"\nCPU seconds a check: median {seconds[len(seconds) // 2]:.1f}, largest {seconds[-1]:.1f}")
+    print(_size())
+    for name, count in Counter(r["by"] for r in faults if r["named"]).most_common():
+        print(f"  {count:>3} names by {name or 'the contract'}")
     return 0 if found == len(faults) and not false else 1
 
 

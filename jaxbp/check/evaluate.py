@@ -39,7 +39,8 @@ def run(scope: Scope, values: list[Any], editor: Editor, wide: bool) -> list[Any
 
     for op in scope.ops:
         operands = editor.operands(op, [value(v) for v in op.inputs])
-        outs = RUN[op.kind](op, operands, editor, wide)
+        with editor.around(op):
+            outs = RUN[op.kind](op, operands, editor, wide)
         outs = [widen(o) for o in outs] if wide else outs
         env.update(zip(op.outputs, editor.results(op, operands, outs, env), strict=True))
     return [jnp.asarray(value(v)) for v in scope.outputs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,8 @@ class Op:
     within: str
     kind: str
     bodies: list[Scope] = field(default_factory=list)
+    stack: str = ""  # of the named scopes around it
+    origin: Op | None = None  # of the forward pass, for one of a backward pass
 
     @property
     def name(self) -> str:
@@ -88,6 +91,10 @@ class Editor:
 
     def enter(self, scope: Scope, values: list[Any]) -> None:
         """Called with the values that enter a scope."""
+
+    def around(self, op: Op) -> AbstractContextManager[Any]:
+        """The context in which an operation is run."""
+        return nullcontext()
 
     def begin(self) -> None:
         """Called before the body of a loop or branch."""

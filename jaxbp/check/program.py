@@ -88,7 +88,7 @@ def has_rule(fn: Callable[..., Any], values: Sequence[Any]) -> bool:
 
 class _Reader:
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.stack = 0, ""
 
     def fresh(self) -> int:
         self.count += 1
@@ -111,7 +111,9 @@ class _Reader:
         def name(v: Any) -> Any:
             return Constant(v.val) if isinstance(v, jex.Literal) else names[v]
 
+        outer = self.stack
         for eqn in jaxpr.eqns:
+            self.stack = f"{outer}/{eqn.source_info.name_stack}"
             operands = [name(v) for v in eqn.invars]
             found, named = _place(eqn)
             here, label = place or found, within or named
@@ -125,6 +127,7 @@ class _Reader:
             outputs = [self.fresh() for _ in eqn.outvars]
             names.update(zip(eqn.outvars, outputs, strict=True))
             ops.append(self.op(eqn, operands, outputs, here, place, label))
+        self.stack = outer
         return [name(v) for v in jaxpr.outvars]
 
     def op(
@@ -142,7 +145,8 @@ class _Reader:
             kind, bodies = "rule", [self.scope(params["call_jaxpr"], here, within)]
             within = jaxprs.name_of(jaxprs.opened(params["call_jaxpr"])[0]) or "custom_jvp"
         avals = [v.aval for v in eqn.invars], [v.aval for v in eqn.outvars]
-        return Op(primitive, params, operands, outputs, *avals, here, within, kind, bodies)
+        around = self.stack
+        return Op(primitive, params, operands, outputs, *avals, here, within, kind, bodies, around)
 
 
 def _own(captured: Any, aval: Any) -> Constant:

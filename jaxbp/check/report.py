@@ -41,12 +41,16 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: at which argument, of which kind, in words, and the numbers."""
+    """One thing that is wrong: at which argument, of which kind, in words, and the numbers.
+
+    `by` says what of the checker found it.
+    """
 
     path: str
     cause: str
     detail: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
 
     @property
     def advice(self) -> str:

@@ -7,6 +7,7 @@ several points, then held against the contract; what is wrong goes to the diagno
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check import contract, kinks, network, noise, zeros
+from jaxbp.check.backward import bare
 from jaxbp.check.diagnosis import diagnose
 from jaxbp.check.diagnosis.case import BUDGET, Case
 from jaxbp.check.diagnosis.elsewhere import updated
@@ -326,7 +328,7 @@ class Check:
     # --- the contract, and what is wrong
 
     def _explain(self, wrong: list[int], misfits: list[Misfit], at_zeros: bool) -> None:
-        findings = [self._after_an_update(f, wrong) for f in contract.findings(self, misfits)]
+        findings = [self._not_linear(f, wrong) for f in contract.findings(self, misfits)]
         findings = [zeros.advised(self, f) for f in findings] if at_zeros else findings
         self.report.findings += findings
         formal = ("shape", "transpose", "missing-sum", "structure", "nan", "stale", "wrong-point")
@@ -348,15 +350,22 @@ class Check:
         if not self.light or wrong:
             cross_check(self)
 
-    def _after_an_update(self, finding: Finding, wrong: list[int]) -> Finding:
-        """Why a gradient is not linear in the cotangent: it is taken after a step along another one."""
+    def _not_linear(self, finding: Finding, wrong: list[int]) -> Finding:
+        """Why a gradient is not linear in the cotangent: a bare term, `f(dy)`, or taken after a step."""
         if finding.cause != "stale" or finding.evidence.get("constant", True) or self.light:
             return finding
         i = self.target.paths.index(finding.path)
-        case = self._case([i]) if i in wrong else None
-        found = updated(case, i) if case else None
-        self.report.evaluations += case.used if case else 0
+        if i not in wrong:
+            return finding
+        case = self._case([i])
+        found = bare.itself(case, i) or bare.bare(case, i, self._at_no_cotangent(i)) or updated(case, i)
+        self.report.evaluations += case.used
         return found or finding
+
+    def _at_no_cotangent(self, i: int) -> np.ndarray:
+        """What the rule returns for a leaf where the cotangent is 0."""
+        first = self.points[0]
+        return self.claimed(replace(first, dy=[np.zeros_like(d) for d in first.dy]))[i]
 
     def _diagnose(self, rest: list[int]) -> None:
         if self.target.kind == "layer" and not self.referenced:

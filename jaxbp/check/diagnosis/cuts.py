@@ -9,6 +9,7 @@ is named.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,16 +46,17 @@ def explain(case: Case, group: list[int], alone: bool = False) -> Finding | None
         if found is not None:
             finding = (_rows if kind == "rows" else _single)(case, found, group, inside)
             if finding:
-                return finding
+                return finding if finding.by else replace(finding, by=kind)
         if kind == "rows":
             finding = _turns(case, table(case, "edges"), group, inside)
             if finding:
-                return finding
+                return replace(finding, by="turns")
     finding = another_number(case, group, inside)
     if finding:
-        return finding
+        return replace(finding, by="another_number")
     edges = table(case, "edges")
-    return _several(case, edges, group, inside) if edges else None
+    finding = _several(case, edges, group, inside) if edges else None
+    return replace(finding, by="two edges") if finding else None
 
 
 def _select(case: Case, found: Table, inside: list[int]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -79,7 +81,8 @@ def _single(case: Case, found: Table, group: list[int], inside: list[int]) -> Fi
     fits = sorted(fits, key=lambda fit: _preference(found, fit), reverse=True)[:MOST_FITS]
     for n, amount in fits:
         if _holds(case, found, n, amount, inside, limit):
-            return _finding(case, found, n, amount, ", ".join(case.paths[i] for i in group))
+            finding = _finding(case, found, n, amount, ", ".join(case.paths[i] for i in group))
+            return replace(finding, by=_maker(found.choices[n]))
     return None
 
 
@@ -97,6 +100,15 @@ def _finding(case: Case, found: Table, n: int, amount: float, names: str) -> Fin
     if isinstance(last, Slip | Taken):
         return last.finding(case, found.sites, names, len(getattr(choice, "parts", [last])))
     return instead(case, found.sites, choice, names)
+
+
+def _maker(choice: Any) -> str:
+    """The file of what made an edit."""
+    if _is_edge(choice) or isinstance(choice, Weighted):
+        return "edges"
+    last = choice.parts[-1] if isinstance(choice, Together) else choice
+    made = getattr(last, "values", None) or getattr(last, "make", None)
+    return getattr(made, "__module__", "").removeprefix("jaxbp.check.")
 
 
 def _is_edge(choice: Any) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbp.check.backward import search
 from jaxbp.check.diagnosis import cuts, patterns
 from jaxbp.check.diagnosis.arriving import by_cotangent
 from jaxbp.check.diagnosis.claims import gap
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from jaxbp.check.diagnosis.case import Case
 
 IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
+BY_ITSELF = (
+    diagonal, patterns.summed_too_far, contribution, one_triangle, elsewhere, partly, local
+)  # fmt: skip
 LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
 
@@ -43,10 +49,10 @@ def _diagnose(case: Case, guess: bool = True) -> list[Finding]:
     """The same for the function as it is; with `guess`, arrays are solved for where nothing else fits."""
     found: dict[int, Finding] = {}
     for i in case.wrong:
-        finding = next((f for f in (look(case, i) for look in IN_THE_NUMBERS) if f is not None), None)
+        finding = _first(IN_THE_NUMBERS, case, i)
         if finding is not None:
             found[i] = finding
-    path = cuts.path_behind_scale(case, found)
+    path = [replace(f, by="path_behind_scale") for f in cuts.path_behind_scale(case, found)]
     if path:
         explained = path[0].path.split(", ")
         return [*path, *(found[i] for i in case.wrong if case.paths[i] not in explained)]
@@ -64,10 +70,19 @@ def _diagnose(case: Case, guess: bool = True) -> list[Finding]:
     return sorted(made, key=lambda f: f.cause == "unknown")
 
 
+def _first(looks: Iterable[Callable[..., Finding | None]], case: Case, i: int) -> Finding | None:
+    """What the first of `looks` that finds something says, with its name on it."""
+    for look in looks:
+        finding = look(case, i)
+        if finding is not None:
+            return replace(finding, by=look.__name__)
+    return None
+
+
 def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding], guess: bool) -> None:
     """What is wrong with each leaf that is not explained yet, or with all of those together."""
     for i in list(open_):
-        finding = by_cotangent(case, i)
+        finding = _first((by_cotangent,), case, i)
         if finding is not None:
             found[i] = finding
             open_.remove(i)
@@ -77,23 +92,19 @@ def _one_by_one(case: Case, open_: list[int], found: dict[int, Finding], guess: 
             found.update(dict.fromkeys(open_, part))
             return
     for i in list(open_):
-        finding = (
-            (cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None)
-            or diagonal(case, i)
-            or patterns.summed_too_far(case, i)
-            or contribution(case, i)
-            or one_triangle(case, i)
-            or elsewhere(case, i)
-            or partly(case, i)
-            or local(case, i)
-        )
+        finding = cuts.explain(case, [i], alone=True) if len(case.paths) > 1 else None
+        finding = finding or _first(BY_ITSELF, case, i)
         if finding is not None:
             found[i] = finding
             open_.remove(i)
+    changed = search.changed(case, open_) if open_ and guess else {}
+    found.update(changed)
+    open_ = [i for i in open_ if i not in changed]
     array = another_array(case, open_) if open_ and guess else None
     for i in open_:
         alone = another_array(case, [i]) if array is None and len(open_) > 1 and guess else None
-        found[i] = array or alone or unknown(case, i)
+        solved = array or alone
+        found[i] = replace(solved, by="another_array") if solved else unknown(case, i)
 
 
 def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:
@@ -109,7 +120,7 @@ def _together(case: Case, found: dict[int, Finding]) -> dict[int, Finding]:
         first = found[members[0]]
         names = ", ".join(case.paths[i] for i in members)
         detail = first.detail.replace(case.paths[members[0]], names, 1)
-        merged = Finding(names, first.cause, detail, first.evidence)
+        merged = replace(first, path=names, detail=detail)
         found.update(dict.fromkeys(members, merged))
     return found
 

@@ -302,9 +302,10 @@ def _slices(path: str, axis: int, ks: np.ndarray, shape: tuple[int, ...]) -> Fin
     if len(wrong) < shape[axis] and cause == "scale" and shape[axis] > 2 and len(wrong) <= 2:
         cause = "missing-rows"
     detail = f"{path} is {amounts} times what it should be at {indices(wrong)} {where}"
-    return Finding(
-        path, cause, detail, {"axis": axis, "rows": wrong.tolist(), "factors": factors.tolist()}
-    )
+    evidence: dict[str, Any] = {"axis": axis, "rows": wrong.tolist(), "factors": factors.tolist()}
+    if cause == "missing-rows":
+        evidence["advice"] = "Look for a factor that those entries have and the others have not."
+    return Finding(path, cause, detail, evidence)
 
 
 def _by_index(g: np.ndarray, t: np.ndarray, axis: int, tolerance: float) -> list[float | None] | None:
