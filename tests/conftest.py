@@ -127,6 +127,7 @@ def pytest_runtest_call(item: pytest.Item):
 
 # Where programs are compiled as they are for users: the proofs' own, whose options they choose, what is
 # said of options, and the checker's many small ones, which this would only slow down.
+QUICKLY = pytest.StashKey[bool]()
 AS_FOR_USERS = ("check/", "bench/", "test_proof.py", "app/test_compiled.py")
 
 
@@ -135,6 +136,9 @@ def compiled_quickly(request: pytest.FixtureRequest):
     """Without LLVM's optimizations on a CPU: the same program, and a quarter less of most tests' time."""
     file = request.path.relative_to(Path(__file__).parent).as_posix()
     quickly = BACKEND == "cpu" and not file.startswith(AS_FOR_USERS)
+    if request.config.stash.get(QUICKLY, False) and not quickly:
+        jax.clear_caches()  # or what an earlier file compiled would be used as it is
+    request.config.stash[QUICKLY] = quickly
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
