@@ -23,6 +23,7 @@ from jaxbp.app.data.description import describe, differences, fits, read_descrip
 from jaxbp.app.flags import HELP, Asked, Resume, override
 from jaxbp.app.loop import State, Stop, choose_devices, prove_gradient, start, why
 from jaxbp.app.loop import train as run_loop
+from jaxbp.app.memory import keep_memory
 from jaxbp.app.pictures import draw_sweep
 from jaxbp.app.progress import reporter
 from jaxbp.app.results import console
@@ -36,6 +37,7 @@ INTERRUPTED = 130
 
 def train(argv: Sequence[str]) -> int:
     """`jaxbp train [CONFIG] [--section.field value …] [--resume]`."""
+    keep_memory()
     config, asked = configure(list(argv))
     if asked.print_config:
         print(config.to_commented_toml(), end="")
