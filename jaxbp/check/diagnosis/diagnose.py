@@ -25,9 +25,11 @@ from jaxbp.check.report import Finding
 if TYPE_CHECKING:
     from jaxbp.check.diagnosis.case import Case
 
-IN_THE_NUMBERS = (patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced)
+IN_THE_NUMBERS = (
+    patterns.zero, patterns.scaled, patterns.swapped, patterns.turned, patterns.sliced, one_triangle
+)  # fmt: skip
 BY_ITSELF = (
-    diagonal, patterns.summed_too_far, contribution, one_triangle, elsewhere, partly, local
+    diagonal, patterns.summed_too_far, contribution, elsewhere, partly, local
 )  # fmt: skip
 LIKELY = 0.98  # the share of a difference from which the nearest edit is named
 
