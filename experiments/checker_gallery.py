@@ -130,9 +130,9 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", not options.float32)
     if options.cases:
         return _cases(sorted(options.cases.glob("*.py")), options.only)
-    others = {} if options.without_others else testers()
+    others = {} if options.without_others or options.numpy else testers()  # the others trace the rule
     if options.numpy:
-        rows = list(_faults(options.only, {}, [in_numpy(exhibit) for exhibit in exhibits()]))
+        rows = list(_faults(options.only, others, [in_numpy(exhibit) for exhibit in exhibits()]))
     else:
         rows = [*_faults(options.only, others), *_right(options.only, others)]
     if options.json:
