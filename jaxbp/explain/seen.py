@@ -50,8 +50,9 @@ class Seen:
         from jaxbp.app.run import probabilities
 
         predicted = np.asarray(jax.tree.leaves(example.graph.predicted)[0], np.float64)
-        sizes = {len(self.classes), 1 if len(self.classes) == 2 else 0} - {0}
-        if predicted.size not in sizes or predicted.size != predicted.shape[-1]:
+        number = len(self.classes)
+        sizes = (1, 2) if number == 2 else (number,)  # of two classes one logit is enough
+        if not number or predicted.size not in sizes or predicted.size != predicted.shape[-1]:
             return None
         shares = probabilities(predicted.reshape(1, -1))[0]
         best = int(np.argmax(shares))

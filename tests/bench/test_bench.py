@@ -131,6 +131,20 @@ def test_contestants_run_in_turns() -> None:
     assert "".join(called) == "abc" + "abc" + "bca" + "cab"
 
 
+def test_programs_are_compiled_and_not_read_from_the_cache(monkeypatch) -> None:
+    """Their seconds are a figure; whoever has a cache has it again afterwards."""
+    before, during = jax.config.jax_enable_compilation_cache, []
+
+    def run(*_: object) -> list:
+        during.append(jax.config.jax_enable_compilation_cache)
+        return []
+
+    monkeypatch.setattr("jaxbp.bench.command.measure_row", run)
+    assert main(["bench", "mlp", "--quick"]) == 0
+    assert during == [False]
+    assert jax.config.jax_enable_compilation_cache == before is True
+
+
 def test_the_command_says_and_writes_what_it_measured(tmp_path, capsys, unchecked) -> None:
     file = tmp_path / "result.json"
     argv = ["bench", "mlp@128", "digits_epoch", "--quick", "--against", "jax.grad,flax"]
